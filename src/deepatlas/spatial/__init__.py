@@ -1,0 +1,1 @@
+"""Grids, maps and their algebra: warping, composing, integrating, transforms in mm."""

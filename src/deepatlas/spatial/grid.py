@@ -1,0 +1,67 @@
+"""Identity grids and sampling; the only file that knows grid_sample's axis order and [-1, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Mode = Literal["linear", "nearest"]
+Outside = Literal["zeros", "border"]
+
+_MODES = {"linear": "bilinear", "nearest": "nearest"}
+
+
+@lru_cache(maxsize=16)
+def _identity(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    axes = [torch.arange(n, device=device, dtype=dtype) for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")).unsqueeze(0)
+
+
+def identity_grid(
+    shape: Sequence[int],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Voxel index of every voxel, (1, d, *shape); shared between calls, so never edit it."""
+    return _identity(tuple(shape), torch.device(device), dtype)
+
+
+def sample(
+    image: Tensor, index: Tensor, *, mode: Mode = "linear", outside: Outside = "zeros"
+) -> Tensor:
+    """Values of an image at fractional voxel indices.
+
+    Parameters
+    ----------
+    image : (B, C, *S), d = 2 or 3 axes of space.
+    index : (B, d, *T) voxel indices into S, component n along array axis n.
+    outside : what lies beyond the outermost voxel centres: "zeros", or the nearest "border" voxel.
+
+    Returns
+    -------
+    (B, C, *T) in the image's dtype; positions and weights are float32 (float64 for a float64 image)
+    whatever autocast says, because bfloat16 steps by whole voxels above 128.
+    """
+    space = image.shape[2:]
+    if index.shape[1] != len(space):
+        raise ValueError(f"{index.shape[1]} index components for an image of {len(space)} axes")
+    exact = torch.float64 if image.dtype == torch.float64 else torch.float32
+    with torch.autocast(image.device.type, enabled=False):
+        coordinates = [
+            index[:, n].to(exact) * (2.0 / max(space[n] - 1, 1)) - 1.0
+            for n in reversed(range(len(space)))
+        ]
+        out = F.grid_sample(
+            image.to(exact),
+            torch.stack(coordinates, dim=-1),
+            mode=_MODES[mode],
+            padding_mode=outside,
+            align_corners=True,
+        )
+    return out.to(image.dtype)

@@ -1,0 +1,32 @@
+"""Jacobian determinants of x -> x + u(x): local change of volume, and folds where it is negative."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deepatlas.spatial.field import derivative
+
+
+def jacobian_determinant(displacement: Tensor) -> Tensor:
+    """Determinant (B, *S) of the map's Jacobian by central differences.
+
+    The displacement (B, d, *S) is in voxels of its own grid, where the determinant is the same as
+    in mm: the factors of the spacing cancel.
+    """
+    d = displacement.shape[1]
+    rows = torch.stack([derivative(displacement, n) for n in range(d)], dim=-1)
+    matrix = rows.movedim(1, -2) + torch.eye(d, dtype=rows.dtype, device=rows.device)
+    if d == 2:
+        return matrix[..., 0, 0] * matrix[..., 1, 1] - matrix[..., 0, 1] * matrix[..., 1, 0]
+    a, b, c = matrix[..., 0, :].unbind(-1)
+    e, f, g = matrix[..., 1, :].unbind(-1)
+    h, i, j = matrix[..., 2, :].unbind(-1)
+    return a * (f * j - g * i) - b * (e * j - g * h) + c * (e * i - f * h)
+
+
+def folds_percent(displacement: Tensor) -> float:
+    """Percentage of inner voxels whose determinant is not positive."""
+    determinant = jacobian_determinant(displacement)
+    inner = determinant[(slice(None),) + (slice(1, -1),) * displacement.shape[1]]
+    return 100.0 * float((inner <= 0).float().mean())
