@@ -1,0 +1,1 @@
+"""Segmentation and registration networks; each works on any shape and holds no batch statistics."""

@@ -1,0 +1,64 @@
+"""What the networks share: convolutions for 2-D and 3-D, normalisation, padding to a size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SLOPE = 0.2  # of LeakyReLU, as in VoxelMorph
+
+
+def convolution(
+    ndim: int, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1
+) -> nn.Module:
+    """A 2-D or 3-D convolution that keeps voxel 0 on voxel 0 when it strides."""
+    kind = nn.Conv2d if ndim == 2 else nn.Conv3d
+    return kind(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
+
+
+class Block(nn.Module):
+    """Convolution, optional normalisation, LeakyReLU."""
+
+    def __init__(
+        self, ndim: int, inputs: int, outputs: int, *, stride: int = 1, norm: bool = False
+    ) -> None:
+        super().__init__()
+        self.convolution = convolution(ndim, inputs, outputs, stride=stride)
+        # One group: the statistics of a whole item, and the cheapest to normalise by on a CPU.
+        self.norm: nn.Module = nn.GroupNorm(1, outputs) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.norm(self.convolution(x)), SLOPE)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Twice the size along every axis, by repetition."""
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Zeros after the last voxel of each axis until its size is a multiple."""
+    amounts: list[int] = []
+    for size in reversed(x.shape[2:]):
+        amounts += [0, -size % multiple]
+    return F.pad(x, amounts) if any(amounts) else x
+
+
+def crop(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """The first `shape` voxels along each axis of space."""
+    return x[(slice(None), slice(None), *[slice(n) for n in shape])]
+
+
+def channels_last(module: nn.Module, ndim: int) -> nn.Module:
+    """The module with its weights laid out for channels-last convolutions."""
+    layout = torch.channels_last if ndim == 2 else torch.channels_last_3d
+    return module.to(memory_format=layout)
+
+
+def to_channels_last(x: Tensor) -> Tensor:
+    """The same values, channels last in memory."""
+    layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    return x.contiguous(memory_format=layout)

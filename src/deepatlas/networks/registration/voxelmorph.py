@@ -1,0 +1,100 @@
+"""The VoxelMorph network (Balakrishnan et al., TMI 2019; Dalca et al., MedIA 2019)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from deepatlas.networks.blocks import (
+    Block,
+    convolution,
+    crop,
+    pad_to_multiple,
+    to_channels_last,
+    upsample,
+)
+from deepatlas.networks.registration.base import Deformation, RegistrationNetwork
+from deepatlas.spatial.field import double
+from deepatlas.spatial.velocity import integrate
+
+
+@dataclass(frozen=True)
+class VoxelMorph:
+    """Features as in the paper, a displacement or a stationary velocity at full or half resolution.
+
+    Parameters
+    ----------
+    encoder : channels after each strided convolution; the size halves each time.
+    decoder : channels of one convolution per level on the way up.
+    final : channels of the convolutions at the output resolution.
+    velocity : predict a stationary velocity and integrate it (no folds); else a displacement.
+    half_resolution : predict on a grid of half the resolution, then interpolate the displacement.
+    squarings : of scaling and squaring.
+    """
+
+    encoder: tuple[int, ...] = (16, 32, 32, 32)
+    decoder: tuple[int, ...] = (32, 32, 32, 32)
+    final: tuple[int, ...] = (32, 16, 16)
+    velocity: bool = True
+    half_resolution: bool = True
+    squarings: int = 7
+
+    def __post_init__(self) -> None:
+        if len(self.decoder) != len(self.encoder):
+            raise ValueError(
+                f"decoder needs one entry per level of the encoder ({len(self.encoder)}), "
+                f"got {len(self.decoder)}"
+            )
+
+    def build(self, *, ndim: int) -> VoxelMorphNetwork:
+        """The network with fresh weights, drawn from torch's generator."""
+        return VoxelMorphNetwork(self, ndim)
+
+
+class VoxelMorphNetwork(RegistrationNetwork):
+    """Forward: moving and fixed (B, 1, *S) of any size to a Deformation at full resolution."""
+
+    def __init__(self, config: VoxelMorph, ndim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.multiple = 2 ** len(config.encoder)
+        self.down = nn.ModuleList()
+        skips = [2]
+        for outputs in config.encoder:
+            self.down.append(Block(ndim, skips[-1], outputs, stride=2))
+            skips.append(outputs)
+        channels = skips.pop()
+        levels = len(config.encoder) - int(config.half_resolution)
+        self.up = nn.ModuleList()
+        for outputs in config.decoder[:levels]:
+            self.up.append(Block(ndim, channels, outputs))
+            channels = outputs + skips.pop()
+        self.final = nn.ModuleList()
+        for outputs in config.final:
+            self.final.append(Block(ndim, channels, outputs))
+            channels = outputs
+        self.flow = convolution(ndim, channels, ndim)
+        nn.init.normal_(self.flow.weight, std=1e-5)  # type: ignore[arg-type]
+        nn.init.zeros_(self.flow.bias)  # type: ignore[arg-type]
+
+    def forward(self, moving: Tensor, fixed: Tensor) -> Deformation:
+        shape = fixed.shape[2:]
+        x = to_channels_last(pad_to_multiple(torch.cat([moving, fixed], dim=1), self.multiple))
+        skips = [x]
+        for block in self.down:
+            skips.append(block(skips[-1]))
+        x = skips.pop()
+        for block in self.up:
+            x = torch.cat([upsample(block(x)), skips.pop()], dim=1)
+        for block in self.final:
+            x = block(x)
+        half = self.config.half_resolution
+        wanted = [(n + 1) // 2 for n in shape] if half else list(shape)
+        with torch.autocast(x.device.type, enabled=False):
+            field = crop(self.flow(x.float()), wanted).contiguous()
+            velocity = field if self.config.velocity else None
+            if self.config.velocity:
+                field = integrate(field, squarings=self.config.squarings)
+            return Deformation(double(field, shape) if half else field, velocity)
