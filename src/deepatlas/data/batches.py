@@ -1,0 +1,147 @@
+"""What a task may ask for at a step, and the batch it gets: a function of (seed, stage, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from deepatlas.data.augment import Augmentation, View
+from deepatlas.data.prepare import PreparedScan
+from deepatlas.data.randomness import generator
+from deepatlas.errors import BadInput
+
+Labelled = Literal["any", "yes", "no"]
+
+
+@dataclass(frozen=True)
+class Scans:
+    """Some prepared scans, stacked.
+
+    Attributes
+    ----------
+    image : (B, 1, *S) in [0, 1].
+    labels : (B, *S) class indices; zeros where a scan has none.
+    labelled : (B,) bool, whether the scan has a manual segmentation.
+    present : (B, K) bool, which foreground classes were annotated in it.
+    ids : their ids.
+    """
+
+    image: Tensor
+    labels: Tensor
+    labelled: Tensor
+    present: Tensor
+    ids: tuple[str, ...]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes with the background."""
+        return self.present.shape[1] + 1
+
+    def one_hot(self) -> Tensor:
+        """The labels as probabilities (B, classes, *S), float32."""
+        return one_hot(self.labels, self.classes)
+
+    def to(self, device: torch.device) -> Scans:
+        """The same on a device."""
+        tensors = {n: getattr(self, n).to(device) for n in ("image", "labels", "labelled")}
+        return replace(self, present=self.present.to(device), **tensors)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One group of scans to draw: how many, with labels or not, varied or not.
+
+    Parameters
+    ----------
+    apart_from : name of another group in the request; item i differs from its item i.
+    """
+
+    count: int
+    labelled: Labelled = "any"
+    augment: Augmentation | None = None
+    apart_from: str | None = None
+
+
+Request = Mapping[str, Draw]  # by role: "moving", "fixed", "scan", ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The scans by role, and the augmentation drawn for each role that asked for one."""
+
+    scans: Mapping[str, Scans]
+    views: Mapping[str, View]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(
+            {role: scans.to(device) for role, scans in self.scans.items()},
+            {role: view.to(device) for role, view in self.views.items()},
+        )
+
+
+class Batches:
+    """Draws batches from prepared training scans.
+
+    Parameters
+    ----------
+    scans : the training scans; those without labels are unlabelled to every task.
+    """
+
+    def __init__(self, scans: Sequence[PreparedScan]) -> None:
+        self.scans = sorted(scans, key=lambda scan: scan.id)
+        self.pools: dict[str, list[int]] = {
+            "any": list(range(len(self.scans))),
+            "yes": [i for i, scan in enumerate(self.scans) if scan.labels is not None],
+            "no": [i for i, scan in enumerate(self.scans) if scan.labels is None],
+        }
+
+    def draw(self, request: Request, *key: object) -> Batch:
+        """The batch of a place; `key` names it (seed, stage, step)."""
+        chosen: dict[str, list[int]] = {}
+        views: dict[str, View] = {}
+        for role, draw in request.items():
+            random = generator(*key, role)
+            others = chosen[draw.apart_from] if draw.apart_from else None
+            chosen[role] = self._choose(draw, others, random)
+            if draw.augment is not None:
+                shape = self.scans[0].image.shape[1:]
+                views[role] = draw.augment.draw(draw.count, shape, random)
+        return Batch({role: self._stack(indices) for role, indices in chosen.items()}, views)
+
+    def _choose(self, draw: Draw, others: list[int] | None, random: torch.Generator) -> list[int]:
+        pool = self.pools[draw.labelled]
+        indices = []
+        for item in range(draw.count):
+            allowed = pool
+            if others is not None:
+                other = others[item % len(others)]
+                allowed = [i for i in pool if i != other]
+            if not allowed:
+                wanted = {"any": "", "yes": " with labels", "no": " without labels"}[draw.labelled]
+                raise BadInput(f"the recipe needs more training scans{wanted} than there are")
+            indices.append(allowed[int(torch.randint(len(allowed), (1,), generator=random))])
+        return indices
+
+    def _stack(self, indices: Sequence[int]) -> Scans:
+        chosen = [self.scans[i] for i in indices]
+        blank = torch.zeros(chosen[0].image.shape[1:], dtype=torch.int16)
+        return Scans(
+            image=torch.stack([scan.image for scan in chosen]),
+            labels=torch.stack(
+                [blank if scan.labels is None else scan.labels.to(torch.int16) for scan in chosen]
+            ),
+            labelled=torch.tensor([scan.labels is not None for scan in chosen]),
+            present=torch.stack([scan.present for scan in chosen]),
+            ids=tuple(scan.id for scan in chosen),
+        )
+
+
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    """Class indices (B, *S) as probabilities (B, classes, *S), float32."""
+    return F.one_hot(labels.long(), classes).movedim(-1, 1).float().contiguous()

@@ -1,0 +1,1 @@
+"""Recipes, stages and tasks, and the loop: step, log, validate, checkpoint, resume."""

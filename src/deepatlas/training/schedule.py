@@ -1,0 +1,46 @@
+"""Learning rates as a pure function of how far a group has come in its stage."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """Adam with a rate that warms up and falls to zero.
+
+    Parameters
+    ----------
+    rate : the largest learning rate.
+    schedule : "cosine" or "linear" to zero, "constant", or "steps" (a fifth after 1/2 and 3/4).
+    warmup : share of the steps over which the rate grows from zero.
+    weight_decay : decoupled (AdamW).
+    clip : largest norm of the gradient.
+    """
+
+    rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup: float = 0.02
+    weight_decay: float = 0.0
+    clip: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("cosine", "linear", "constant", "steps"):
+            raise ValueError(
+                f"schedule must be cosine, linear, constant or steps, not {self.schedule!r}"
+            )
+
+    def rate_at(self, step: int, steps: int) -> float:
+        """The rate of step `step` (from 0) of `steps`."""
+        warm = max(1, round(self.warmup * steps))
+        if step < warm:
+            return self.rate * (step + 1) / warm
+        done = (step - warm) / max(1, steps - warm)
+        factor = {
+            "cosine": 0.5 * (1 + math.cos(math.pi * done)),
+            "linear": 1 - done,
+            "constant": 1.0,
+            "steps": 0.2 ** ((done >= 0.5) + (done >= 0.75)),
+        }[self.schedule]
+        return self.rate * factor

@@ -1,0 +1,70 @@
+"""What is learned: a task asks for a batch, and turns it into named losses."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from deepatlas.data.batches import Batch, Request
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage tells its task.
+
+    Attributes
+    ----------
+    spacing_mm : of the working grid.
+    steps : of the stage.
+    key : names the stage for counter-based random numbers (seed, stage).
+    labelled, unlabelled : number of training scans with and without a manual segmentation.
+    """
+
+    spacing_mm: tuple[float, ...]
+    steps: int
+    key: tuple[object, ...]
+    labelled: int
+    unlabelled: int
+
+
+@dataclass
+class Terms:
+    """Named losses of a step; the total is their weighted sum."""
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    total: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def add(self, name: str, value: Tensor, weight: float = 1.0) -> None:
+        """Add `weight * value` to the total and note the unweighted value."""
+        self.values[name] = value.detach()
+        self.total = self.total + weight * value
+
+
+class Task(nn.Module, ABC):
+    """Holds the networks and losses of one way of learning; knows no file and no optimiser.
+
+    Attributes
+    ----------
+    networks : the networks it uses, by name ("segmentation", "registration").
+    """
+
+    networks: nn.ModuleDict
+
+    @abstractmethod
+    def groups(self) -> tuple[str, ...]:
+        """Names of the networks that are trained."""
+
+    @abstractmethod
+    def group(self, step: int) -> str:
+        """Whose turn it is at a step of the stage."""
+
+    @abstractmethod
+    def request(self, step: int) -> Request:
+        """What to draw for a step."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, step: int) -> Terms:
+        """The losses of a step."""

@@ -1,0 +1,188 @@
+"""DeepAtlas: two networks that teach each other (Xu & Niethammer 2019, sections 2.1 to 2.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepatlas.data.augment import Augmentation
+from deepatlas.data.batches import Batch, Draw, Request, Scans
+from deepatlas.data.randomness import uniform
+from deepatlas.losses.overlap import OVERLAPS
+from deepatlas.losses.regularity import REGULARITIES
+from deepatlas.losses.similarity import SIMILARITIES
+from deepatlas.parts import build
+from deepatlas.spatial.warp import warp
+from deepatlas.training.tasks.base import Context, Task, Terms
+from deepatlas.training.tasks.registration import add_alignment, pair_of
+from deepatlas.training.tasks.segmentation import supervised
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Settings of joint training; a zero among the steps freezes that network (Semi-DA).
+
+    Parameters
+    ----------
+    registration_steps, segmentation_steps : of one round of the alternation (paper: 20 and 1).
+    similarity, regularity, regularity_weight, anatomy : as in the registration task.
+    anatomy_weight : of the anatomy loss in registration steps (paper: 3).
+    segmentation_anatomy_weight : of the anatomy loss in segmentation steps (paper: 3).
+    supervised_weight : of the supervised loss in segmentation steps (paper: 3).
+    ramp : share of the stage over which the anatomy weight of segmentation steps grows from 0.
+    overlap : supervised loss.
+    labelled_pairs : probability of a segmentation step on a pair with two manual maps; the rest
+        have one labelled and one unlabelled scan, in either direction.
+    moving_labelled : share of the latter in which the moving scan is the labelled one.
+    atlases : labelled scans that are carried to each unlabelled fixed scan; their mean is its
+        target (1 in the paper).
+    augment : of the labelled scans of the supervised loss; null for not at all.
+    augment_target : of the unlabelled fixed scan together with the segmentation carried to it.
+    batch : pairs in a step.
+    """
+
+    registration_steps: int = 20
+    segmentation_steps: int = 1
+    similarity: Any = "lncc"
+    regularity: Any = "bending"
+    regularity_weight: float = 1.0
+    anatomy: Any = "dice"
+    anatomy_weight: float = 3.0
+    segmentation_anatomy_weight: float = 3.0
+    supervised_weight: float = 3.0
+    ramp: float = 0.0
+    overlap: Any = "dice"
+    labelled_pairs: float = 0.1
+    moving_labelled: float = 0.5
+    atlases: int = 1
+    augment: Augmentation | None = field(default_factory=Augmentation)
+    augment_target: Augmentation | None = None
+    batch: int = 2
+
+    def __post_init__(self) -> None:
+        for name, table in (
+            ("similarity", SIMILARITIES),
+            ("regularity", REGULARITIES),
+            ("anatomy", OVERLAPS),
+            ("overlap", OVERLAPS),
+        ):
+            object.__setattr__(self, name, build(table, getattr(self, name), f"task.{name}"))
+        if self.registration_steps + self.segmentation_steps < 1:
+            raise ValueError("a round needs at least one step of registration or segmentation")
+
+    def build(self, networks: nn.ModuleDict, context: Context) -> JointTask:
+        """The task over given networks."""
+        return JointTask(self, networks, context)
+
+
+class JointTask(Task):
+    """Trains one network at a time while the other is a constant."""
+
+    def __init__(self, config: Joint, networks: nn.ModuleDict, context: Context) -> None:
+        super().__init__()
+        self.config = config
+        self.networks = networks
+        self.context = context
+
+    def groups(self) -> tuple[str, ...]:
+        c = self.config
+        shares = (("registration", c.registration_steps), ("segmentation", c.segmentation_steps))
+        return tuple(name for name, steps in shares if steps)
+
+    def group(self, step: int) -> str:
+        c = self.config
+        place = step % (c.registration_steps + c.segmentation_steps)
+        return "registration" if place < c.registration_steps else "segmentation"
+
+    def request(self, step: int) -> Request:
+        c = self.config
+        if self.group(step) == "registration":
+            return pair_of("any", "any", c.batch)
+        scan = {"scan": Draw(c.batch, "yes", augment=c.augment)}
+        two = uniform(*self.context.key, step, "two labelled") < c.labelled_pairs
+        if two or not self.context.unlabelled:
+            return scan  # two manual maps: the anatomy loss is a constant, only L_sp is left
+        if uniform(*self.context.key, step, "direction") < c.moving_labelled:
+            fixed = Draw(c.batch, "no", augment=c.augment_target)
+            moving = Draw(c.batch * c.atlases, "yes", apart_from="fixed")
+            return {**scan, "fixed": fixed, "moving": moving}
+        return {**scan, **pair_of("no", "yes", c.batch)}
+
+    def forward(self, batch: Batch, step: int) -> Terms:
+        if self.group(step) == "registration":
+            return self._registration_step(batch)
+        return self._segmentation_step(batch, step)
+
+    def _registration_step(self, batch: Batch) -> Terms:
+        """Gradient through the displacement only; missing maps are predicted, as constants."""
+        moving, fixed = batch.scans["moving"], batch.scans["fixed"]
+        maps = self._maps(moving, fixed)
+        deformation = self.networks["registration"](moving.image, fixed.image)
+        terms = Terms()
+        add_alignment(terms, deformation, self.config, self.context.spacing_mm, batch)
+        warped = warp(maps[0], deformation.displacement, outside="border")
+        # A predicted map speaks about every structure, a manual one about those annotated.
+        present = (moving.present | ~moving.labelled[:, None]) & (
+            fixed.present | ~fixed.labelled[:, None]
+        )
+        loss = self.config.anatomy(warped, maps[1], present=present)
+        terms.add("anatomy", loss, self.config.anatomy_weight)
+        return terms
+
+    @torch.no_grad()
+    def _maps(self, moving: Scans, fixed: Scans) -> tuple[Tensor, Tensor]:
+        """Manual segmentations where they exist, softmax of the segmentation network elsewhere."""
+        manual = torch.cat([moving.one_hot(), fixed.one_hot()])
+        missing = ~torch.cat([moving.labelled, fixed.labelled])
+        if bool(missing.any()):
+            images = torch.cat([moving.image, fixed.image])[missing]
+            manual[missing] = self.networks["segmentation"](images).softmax(dim=1).float()
+        first, second = manual.split(len(moving.ids))
+        return first, second
+
+    def _segmentation_step(self, batch: Batch, step: int) -> Terms:
+        """Gradient through the predicted side only; the displacement is a constant."""
+        c = self.config
+        network = self.networks["segmentation"]
+        terms = Terms()
+        terms.add("supervised", supervised(network, batch, c), c.supervised_weight)
+        if "fixed" in batch.scans:
+            predicted, carried, present = (
+                self._carry_to_fixed(batch)
+                if bool(batch.scans["moving"].labelled.all())
+                else self._carry_prediction(batch)
+            )
+            ramp = min(1.0, (step + 1) / (c.ramp * self.context.steps)) if c.ramp > 0 else 1.0
+            loss = c.anatomy(predicted, carried, present=present)
+            terms.add("anatomy", loss, c.segmentation_anatomy_weight * ramp)
+        return terms
+
+    @torch.no_grad()
+    def _displacement(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        return self.networks["registration"](moving, fixed).displacement
+
+    def _carry_to_fixed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Fixed unlabelled: manual maps of the moving scans, carried to it, are its target."""
+        moving, fixed = batch.scans["moving"], batch.scans["fixed"]
+        count, atlases = len(fixed.ids), self.config.atlases
+        repeated = fixed.image.repeat(atlases, *[1] * (fixed.image.ndim - 1))
+        displacement = self._displacement(moving.image, repeated)
+        with torch.no_grad():
+            carried = warp(moving.one_hot(), displacement, outside="border")
+            carried = carried.unflatten(0, (atlases, count)).mean(dim=0)
+            present = moving.present.unflatten(0, (atlases, count)).all(dim=0)
+            image = fixed.image
+            if "fixed" in batch.views:
+                view = batch.views["fixed"]
+                image, carried = view.image(image), view.probabilities(carried)
+        return self.networks["segmentation"](image).softmax(dim=1), carried, present
+
+    def _carry_prediction(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Moving unlabelled: its prediction, carried over, should be the fixed manual map."""
+        moving, fixed = batch.scans["moving"], batch.scans["fixed"]
+        displacement = self._displacement(moving.image, fixed.image)
+        predicted = self.networks["segmentation"](moving.image).softmax(dim=1)
+        return warp(predicted, displacement, outside="border"), fixed.one_hot(), fixed.present

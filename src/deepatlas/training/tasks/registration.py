@@ -1,0 +1,106 @@
+"""Registration without labels, or with the anatomy loss on pairs that have two manual maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from deepatlas.data.batches import Batch, Draw, Request
+from deepatlas.data.randomness import uniform
+from deepatlas.losses.overlap import OVERLAPS
+from deepatlas.losses.regularity import REGULARITIES
+from deepatlas.losses.similarity import SIMILARITIES
+from deepatlas.networks.registration.base import Deformation
+from deepatlas.parts import build
+from deepatlas.spatial.warp import warp
+from deepatlas.training.tasks.base import Context, Task, Terms
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Settings of the registration task; Eq. 1 of the DeepAtlas paper.
+
+    Parameters
+    ----------
+    similarity : of the warped moving and the fixed image.
+    regularity, regularity_weight : of the displacement (bending: weight in mm^2).
+    anatomy, anatomy_weight : overlap of the warped moving and the fixed manual segmentation.
+    labelled_pairs : probability of drawing a pair with two manual segmentations; only such pairs
+        have the anatomy loss.
+    batch : pairs in a step.
+    spacing_mm : of the working grid, filled in from the plan.
+    """
+
+    similarity: Any = "lncc"
+    regularity: Any = "bending"
+    regularity_weight: float = 1.0
+    anatomy: Any = "dice"
+    anatomy_weight: float = 1.0
+    labelled_pairs: float = 0.0
+    batch: int = 2
+
+    def __post_init__(self) -> None:
+        for name, table in (
+            ("similarity", SIMILARITIES),
+            ("regularity", REGULARITIES),
+            ("anatomy", OVERLAPS),
+        ):
+            object.__setattr__(self, name, build(table, getattr(self, name), f"task.{name}"))
+
+    def build(self, networks: nn.ModuleDict, context: Context) -> RegistrationTask:
+        """The task over given networks."""
+        return RegistrationTask(self, networks, context)
+
+
+class RegistrationTask(Task):
+    """Trains the registration network alone."""
+
+    def __init__(
+        self, config: Registration, networks: nn.ModuleDict, context: Context
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.networks = networks
+        self.context = context
+
+    def groups(self) -> tuple[str, ...]:
+        return ("registration",)
+
+    def group(self, step: int) -> str:
+        return "registration"
+
+    def request(self, step: int) -> Request:
+        drawn = uniform(*self.context.key, step, "labelled pair") < self.config.labelled_pairs
+        both = drawn and self.context.labelled >= 2
+        return pair_of("yes" if both else "any", "yes" if both else "any", self.config.batch)
+
+    def forward(self, batch: Batch, step: int) -> Terms:
+        moving, fixed = batch.scans["moving"], batch.scans["fixed"]
+        deformation = self.networks["registration"](moving.image, fixed.image)
+        terms = Terms()
+        add_alignment(terms, deformation, self.config, self.context.spacing_mm, batch)
+        if bool((moving.labelled & fixed.labelled).all()):
+            warped = warp(moving.one_hot(), deformation.displacement, outside="border")
+            present = moving.present & fixed.present
+            loss = self.config.anatomy(warped, fixed.one_hot(), present=present)
+            terms.add("anatomy", loss, self.config.anatomy_weight)
+        return terms
+
+
+def pair_of(moving: Any, fixed: Any, count: int) -> Request:
+    """A request for pairs of two different scans."""
+    return {"fixed": Draw(count, fixed), "moving": Draw(count, moving, apart_from="fixed")}
+
+
+def add_alignment(
+    terms: Terms, deformation: Deformation, config: Any, spacing_mm: Any, batch: Batch
+) -> Tensor:
+    """Add image similarity and regularity of a pair; returns the warped moving image."""
+    moving, fixed = batch.scans["moving"].image, batch.scans["fixed"].image
+    warped = warp(moving, deformation.displacement, outside="border")
+    terms.add("similarity", config.similarity(warped, fixed))
+    regularity = config.regularity(deformation.displacement, spacing_mm)
+    terms.add("regularity", regularity, config.regularity_weight)
+    return warped

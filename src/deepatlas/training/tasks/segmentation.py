@@ -1,0 +1,73 @@
+"""Supervised segmentation from the labelled scans, strongly augmented."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from deepatlas.data.augment import Augmentation
+from deepatlas.data.batches import Batch, Draw, Request, one_hot
+from deepatlas.losses.overlap import OVERLAPS
+from deepatlas.parts import build
+from deepatlas.training.tasks.base import Context, Task, Terms
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Settings of the supervised task.
+
+    Parameters
+    ----------
+    overlap : loss between the softmax and the manual labels.
+    augment : how strongly scans are varied; null for not at all.
+    batch : scans in a step.
+    """
+
+    overlap: Any = "dice_ce"
+    augment: Augmentation | None = field(default_factory=Augmentation)
+    batch: int = 2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "overlap", build(OVERLAPS, self.overlap, "task.overlap"))
+
+    def build(self, networks: nn.ModuleDict, context: Context) -> SegmentationTask:
+        """The task over given networks."""
+        return SegmentationTask(self, networks)
+
+
+class SegmentationTask(Task):
+    """Eq. 2 of the DeepAtlas paper with the anatomy loss left out."""
+
+    def __init__(self, config: Segmentation, networks: nn.ModuleDict) -> None:
+        super().__init__()
+        self.config = config
+        self.networks = networks
+
+    def groups(self) -> tuple[str, ...]:
+        return ("segmentation",)
+
+    def group(self, step: int) -> str:
+        return "segmentation"
+
+    def request(self, step: int) -> Request:
+        return {"scan": Draw(self.config.batch, "yes", augment=self.config.augment)}
+
+    def forward(self, batch: Batch, step: int) -> Terms:
+        terms = Terms()
+        terms.add("supervised", supervised(self.networks["segmentation"], batch, self.config))
+        return terms
+
+
+def supervised(network: nn.Module, batch: Batch, config: Any) -> torch.Tensor:
+    """Loss of the softmax of (augmented) labelled scans, role "scan", against their labels."""
+    scans = batch.scans["scan"]
+    image, labels = scans.image, scans.labels
+    if "scan" in batch.views:
+        view = batch.views["scan"]
+        image, labels = view.image(image), view.labels(labels)
+    probabilities = network(image).softmax(dim=1)
+    target = one_hot(labels, scans.classes)
+    return config.overlap(probabilities, target, present=scans.present)

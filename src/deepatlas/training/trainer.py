@@ -1,0 +1,246 @@
+"""The loop: steps, validation, checkpoints, resuming. It knows no network and no loss."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepatlas.data.batches import Batches
+from deepatlas.errors import DeepAtlasError
+from deepatlas.training.checkpoint import CheckpointStore, pack, unpack
+from deepatlas.training.log import Log
+from deepatlas.training.recipe import Recipe, Stage
+from deepatlas.training.stage_run import StageRun
+from deepatlas.training.tasks.base import Context
+from deepatlas.training.validation import Validation
+
+MAX_BAD_STEPS = 20  # steps in a row with a non-finite loss before giving up
+LOG_LINES = 200  # a stage leaves about so many training lines
+
+
+class Stopped(DeepAtlasError):
+    """The process was asked to stop; a checkpoint has been written."""
+
+
+@dataclass
+class State:
+    """Where a run is; with the tensors of the checkpoint, all that resuming needs.
+
+    Attributes
+    ----------
+    stage, stage_step : the stage being trained, and how many of its steps are done.
+    step : steps of the whole run that are done.
+    best : by network, its best validation score in the last stage that trained it.
+    group_steps, group_seconds : optimiser steps and seconds by network.
+    """
+
+    stage: int = 0
+    stage_step: int = 0
+    step: int = 0
+    finished: bool = False
+    seconds: float = 0.0
+    best: dict[str, float] = field(default_factory=dict)
+    group_steps: dict[str, int] = field(default_factory=dict)
+    group_seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """Runs the stages of a recipe over networks and batches.
+
+    Parameters
+    ----------
+    networks : by name; trained in place.
+    on_state : told the state after each checkpoint.
+    on_step : told each log line after its step, for a progress bar.
+    should_stop : asked after each step; True saves a checkpoint and raises Stopped.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        networks: nn.ModuleDict,
+        batches: Batches,
+        validation: Validation,
+        *,
+        spacing_mm: tuple[float, ...],
+        device: torch.device,
+        store: CheckpointStore,
+        log: Log,
+        on_state: Callable[[State], None] = lambda state: None,
+        on_step: Callable[[Mapping[str, Any]], None] = lambda line: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.recipe = recipe
+        self.networks = networks
+        self.batches = batches
+        self.validation = validation
+        self.spacing_mm = spacing_mm
+        self.device = device
+        self.store = store
+        self.log = log
+        self.on_state = on_state
+        self.on_step = on_step
+        self.should_stop = should_stop
+        self.state = State()
+        self.best: dict[str, dict[str, Tensor]] = {}
+        self.restored: dict[str, Tensor] = {}
+
+    def restore(self) -> bool:
+        """Continue from the newest checkpoint; False where there is none."""
+        loaded = self.store.load()
+        if loaded is None:
+            return False
+        self.restored, facts = loaded
+        self.state = State(**facts)
+        for name, network in self.networks.items():
+            network.load_state_dict(unpack(name, self.restored))
+            best = unpack(f"best.{name}", self.restored)
+            if best:
+                self.best[name] = best
+        self.log.cut(self.state.step)
+        return True
+
+    def run(self) -> None:
+        """Train to the end of the last stage; a finished run with more steps goes on in it."""
+        lengths = self.recipe.stage_steps()
+        self.state.finished = False
+        while True:
+            index = self.state.stage
+            run = self._begin(self.recipe.stages[index], lengths[index])
+            self._train(run, lengths[index])
+            if index + 1 == len(self.recipe.stages):
+                break
+            self.state.stage, self.state.stage_step = index + 1, 0
+        self.state.finished = True
+        self._save(run)
+
+    def chosen(self) -> dict[str, dict[str, Tensor]]:
+        """Chosen weights by network: the best on validation, or the last where there was none."""
+        last = {name: dict(network.state_dict()) for name, network in self.networks.items()}
+        return {**last, **self.best}
+
+    def _begin(self, stage: Stage, steps: int) -> StageRun:
+        """A stage at its start, or where the checkpoint left it."""
+        restored, self.restored = self.restored, {}
+        if self.state.stage_step == 0:
+            restored = {}
+            if stage.start == "best":
+                for name, weights in self.best.items():
+                    self.networks[name].load_state_dict(weights)
+            for name in stage.fresh:
+                _start_afresh(self.networks[name], self.recipe.seed)
+            self.log.write(event="stage", stage=stage.name, step=self.state.step)
+        pools = self.batches.pools
+        context = Context(
+            spacing_mm=self.spacing_mm,
+            steps=steps,
+            key=(self.recipe.seed, stage.name),
+            labelled=len(pools["yes"]),
+            unlabelled=len(pools["no"]),
+        )
+        run = StageRun(
+            stage,
+            self.networks,
+            context,
+            self.device,
+            self.recipe.training.precision,
+            step=self.state.stage_step,
+            restored=restored,
+        )
+        if self.state.stage_step == 0:
+            for name in run.names:
+                self.best.pop(name, None)
+                self.state.best.pop(name, None)
+        return run
+
+    def _train(self, run: StageRun, steps: int) -> None:
+        marks = _marks(steps, self.recipe.training.validations)
+        every = max(1, steps // LOG_LINES)
+        saved, bad = time.monotonic(), 0
+        while self.state.stage_step < steps:
+            started = time.monotonic()
+            index = self.state.stage_step
+            key = (self.recipe.seed, run.stage.name, index)
+            line = run.step(index, self.batches.draw(run.task.request(index), *key))
+            self._count(line, time.monotonic() - started)
+            bad = self._check_finite(run, line, bad)
+            if index % every == 0 or not line["finite"]:
+                self.log.write(
+                    event="train", stage=run.stage.name, step=self.state.step, **line,
+                    seconds=round(self.state.seconds, 2),
+                )  # fmt: skip
+            if self.state.stage_step in marks:
+                self._validate(run)
+            self.on_step({**line, "stage": run.stage.name, "step": self.state.step})
+            stop = self.should_stop()
+            minutes = (time.monotonic() - saved) / 60
+            if stop or minutes >= self.recipe.training.checkpoint_minutes:
+                self._save(run)
+                saved = time.monotonic()
+            if stop:
+                raise Stopped(f"stopped at step {self.state.step}; the same command resumes there")
+
+    def _count(self, line: Mapping[str, Any], seconds: float) -> None:
+        state, name = self.state, line["group"]
+        state.stage_step += 1
+        state.step += 1
+        state.seconds += seconds
+        state.group_steps[name] = state.group_steps.get(name, 0) + 1
+        state.group_seconds[name] = state.group_seconds.get(name, 0.0) + seconds
+
+    def _check_finite(self, run: StageRun, line: Mapping[str, Any], bad: int) -> int:
+        """The number of bad steps in a row; too many are an error."""
+        if line["finite"]:
+            return 0
+        if bad + 1 >= MAX_BAD_STEPS:
+            raise DeepAtlasError(
+                f"stage {run.stage.name}: the loss was not finite for {bad + 1} steps in a row; "
+                f"lower stages.{run.stage.name}.optimisers.{line['group']}.rate"
+            )
+        return bad + 1
+
+    def _validate(self, run: StageRun) -> None:
+        """Score the trained networks and keep each one's best weights."""
+        for network in self.networks.values():
+            network.eval()
+        half = self.recipe.training.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            scores = self.validation.score(self.networks, run.names)
+        if not scores:
+            return
+        self.log.write(
+            event="validation", stage=run.stage.name, step=self.state.step, scores=scores
+        )
+        for name in run.names:
+            score = scores.get(f"{name}.dice")
+            if score is not None and score > self.state.best.get(name, -1.0):
+                self.state.best[name] = score
+                weights = self.networks[name].state_dict()
+                self.best[name] = {key: value.detach().clone() for key, value in weights.items()}
+
+    def _save(self, run: StageRun) -> None:
+        tensors = run.tensors()
+        for name, network in self.networks.items():
+            tensors |= pack(name, network)
+            tensors |= {f"best.{name}/{n}": t for n, t in self.best.get(name, {}).items()}
+        self.store.save(tensors, asdict(self.state))
+        self.on_state(self.state)
+
+
+def _marks(steps: int, validations: int) -> set[int]:
+    """After which steps of a stage the networks are scored; its end is one of them."""
+    return {round(steps * (i + 1) / validations) for i in range(validations)}
+
+
+def _start_afresh(network: nn.Module, seed: int) -> None:
+    """New weights for a network, as its layers initialise themselves."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed + 1)
+        for module in network.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
