@@ -1,0 +1,1 @@
+"""Trained networks at work: segmentations, transforms and scores in each scan's own space."""

@@ -1,0 +1,104 @@
+"""The networks of a run at work: scans in, results in each scan's own space."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from deepatlas.data.prepare import PreparedScan, place, prepare
+from deepatlas.errors import BadInput
+from deepatlas.io.nifti import read_geometry, scan_id
+from deepatlas.io.subject import Subject
+from deepatlas.run.folder import RunFolder
+from deepatlas.spatial.geometry import Volume
+from deepatlas.spatial.transform import (
+    Composite,
+    DisplacementField,
+    Transform,
+    VelocityField,
+    resample,
+)
+
+
+class Session:
+    """A run's plan and networks, each loaded once when first used.
+
+    Parameters
+    ----------
+    run : a finished run.
+    device : where the networks work.
+    """
+
+    def __init__(self, run: RunFolder, device: torch.device | str = "cpu") -> None:
+        self.run = run
+        self.device = torch.device(device)
+        self.plan = run.plan
+        self.networks = tuple(run.network_names())
+        self.precision = run.recipe.training.precision
+        if not self.networks:
+            raise BadInput(f"{run.path}: has no trained network yet; finish training it first")
+
+    @cached_property
+    def _segmentation(self) -> nn.Module:
+        return self.run.segmentation_network(self.device)
+
+    @cached_property
+    def _registration(self) -> nn.Module:
+        return self.run.registration_network(self.device)
+
+    def _autocast(self) -> torch.autocast:
+        half = self.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+
+    def _prepare(self, image: Path) -> PreparedScan:
+        return prepare(Subject(scan_id(image), Path(image)), self.plan, labels=False)
+
+    @torch.inference_mode()
+    def segment(self, image: Path) -> Volume:
+        """Label map with the cohort's label values, on the scan's own grid.
+
+        Voxels of the scan beyond the working grid are background.
+        """
+        scan = self._prepare(image)
+        network = self._segmentation
+        with self._autocast():
+            maps = network(scan.image[None].to(self.device)).softmax(dim=1)[0].float().cpu()
+        classes = self._to_native(maps, scan)
+        values = torch.tensor([0, *self.plan.label_values])
+        return Volume(values[classes.long()], scan.preparation.native)
+
+    def _to_native(self, maps: Tensor, scan: PreparedScan) -> Tensor:
+        """Most probable class on the scan's own grid; one class in memory at a time."""
+        native, back = scan.preparation.native, scan.preparation.transform.inverse()
+        grid = self.plan.geometry
+        best = torch.zeros(native.shape, dtype=torch.int32)
+        highest = resample(Volume(maps[0], grid), native, back, outside=1.0).data
+        for index in range(1, len(maps)):
+            here = resample(Volume(maps[index], grid), native, back).data
+            best = torch.where(here > highest, index, best)
+            highest = torch.maximum(highest, here)
+        return best
+
+    @torch.inference_mode()
+    def register(self, *, moving: Path, fixed: Path) -> Transform:
+        """The whole map, fixed mm to moving mm: fixed preparation, network, moving preparation."""
+        scans = [self._prepare(path) for path in (moving, fixed)]
+        network = self._registration
+        with self._autocast():
+            result = network(*[scan.image[None].to(self.device) for scan in scans])
+        grid = self.plan.geometry
+        inner: Transform
+        if result.velocity is not None and tuple(result.velocity.shape[2:]) == grid.shape:
+            inner = VelocityField(result.velocity[0].cpu(), grid)
+        else:
+            inner = DisplacementField(result.displacement[0].cpu(), grid)
+        first, last = (scan.preparation.transform for scan in reversed(scans))
+        return Composite([first.inverse(), inner, last])
+
+    def alignment(self, *, moving: Path, fixed: Path) -> Transform:
+        """The part of the map that preparation alone does, fixed mm to moving mm."""
+        first, last = (place(read_geometry(path), self.plan) for path in (fixed, moving))
+        return Composite([first.transform.inverse(), last.transform])

@@ -1,0 +1,171 @@
+"""What a run is on disk: names of files, reading and writing them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from deepatlas.data.plan import Plan
+from deepatlas.errors import BadInput
+from deepatlas.io.atomic import replacing, write_json, write_text
+from deepatlas.networks.registration import build_registration
+from deepatlas.networks.segmentation import build_segmentation
+from deepatlas.training.checkpoint import CheckpointStore
+from deepatlas.training.log import Log
+from deepatlas.training.recipe import NETWORKS, Recipe, parse_recipe, to_tree
+
+FORMAT = "1"  # of the safetensors files
+
+
+class RunFolder:
+    """A run folder, finished or not.
+
+    Parameters
+    ----------
+    path : the folder; it need not exist before `create`.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """An existing run; BadInput where the folder is none."""
+        run = cls(path)
+        if not run.exists():
+            raise BadInput(
+                f"{run.path}: not a run folder (no config.yaml in it); "
+                "give the folder that `deepatlas train COHORT --out RUN` wrote"
+            )
+        return run
+
+    def exists(self) -> bool:
+        """Whether training has ever begun here."""
+        return (self.path / "config.yaml").is_file()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved recipe as plain values."""
+        return yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return parse_recipe(self.config, what=str(self.path / "config.yaml"))
+
+    @property
+    def plan(self) -> Plan:
+        """How scans are prepared."""
+        return Plan.from_json(self._json("plan.json"))
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """Ids: train, validation, test, labelled (whose labels trained it); and the cohort."""
+        return self._json("split.json")
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions, device, threads and the command."""
+        return self._json("environment.json")
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Stage, step, finished, seconds."""
+        return self._json("state.json")
+
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        """Where resuming starts from."""
+        return CheckpointStore(self.path / "checkpoint")
+
+    def training_log(self) -> Log:
+        """The log, to be written to."""
+        return Log(self.path / "log.jsonl")
+
+    def log(self) -> list[dict[str, Any]]:
+        """All events of the log."""
+        return self.training_log().read()
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The evaluations made of this run, oldest first."""
+        path = self.path / "evaluations.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+    def add_evaluation(self, entry: Mapping[str, Any]) -> None:
+        """Note an evaluation; one of the same folder is replaced."""
+        others = [e for e in self.evaluations() if e.get("out") != entry.get("out")]
+        write_json(self.path / "evaluations.json", [*others, dict(entry)])
+
+    def write(self, name: str, value: Any) -> None:
+        """Write one of the JSON files."""
+        write_json(self.path / name, value)
+
+    def write_config(self, recipe: Recipe) -> None:
+        """Write the resolved recipe."""
+        text = yaml.safe_dump(to_tree(recipe), sort_keys=False)
+        write_text(self.path / "config.yaml", text)
+
+    def network_names(self) -> list[str]:
+        """Networks that this run has finished weights for."""
+        return [name for name in NETWORKS if (self.path / f"{name}.safetensors").is_file()]
+
+    def write_network(self, name: str, weights: Mapping[str, Tensor], recipe: Recipe) -> None:
+        """Write a chosen network with all that building it again needs."""
+        plan = self.plan
+        facts = {
+            "format": FORMAT,
+            "kind": name,
+            "network": json.dumps(recipe.networks[name]),
+            "ndim": str(len(plan.shape)),
+            "classes": str(plan.classes),
+        }
+        tensors = {n: t.detach().cpu().contiguous() for n, t in weights.items()}
+        with replacing(self.path / f"{name}.safetensors") as aside:
+            save_file(tensors, aside, metadata=facts)
+
+    def network(self, name: str, device: torch.device | str = "cpu") -> nn.Module:
+        """A chosen network in eval mode; BadInput where the run has none."""
+        path = self.path / f"{name}.safetensors"
+        if not path.is_file():
+            raise BadInput(
+                f"{self.path}: this run has no {name} network ({path.name} is missing); "
+                f"finish its training, or use a recipe that trains one"
+            )
+        try:
+            with safe_open(path, "pt", device="cpu") as file:
+                facts = file.metadata()
+                weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise BadInput(f"{path}: cannot be read ({error}); train again or restore it") from None
+        spec, ndim = json.loads(facts["network"]), int(facts["ndim"])
+        if name == "segmentation":
+            network = build_segmentation(spec, ndim=ndim, classes=int(facts["classes"]))
+        else:
+            network = build_registration(spec, ndim=ndim)
+        network.load_state_dict(weights)
+        return network.to(device).eval().requires_grad_(False)
+
+    def segmentation_network(self, device: torch.device | str = "cpu") -> nn.Module:
+        """The chosen segmentation network."""
+        return self.network("segmentation", device)
+
+    def registration_network(self, device: torch.device | str = "cpu") -> nn.Module:
+        """The chosen registration network."""
+        return self.network("registration", device)
+
+    def _json(self, name: str) -> Any:
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BadInput(
+                f"{path}: cannot be read ({error}); the run folder is not whole, train again"
+            ) from None

@@ -1,0 +1,97 @@
+"""Which scans train, validate and test, and whose labels training may see."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deepatlas.data.randomness import permutation
+from deepatlas.errors import BadInput
+from deepatlas.io.subject import Cohort
+
+PARTS = ("train", "validation", "test")
+
+
+def make_split(
+    cohort: Cohort, *, split: Path | None, labelled: str | int | Path, seed: int
+) -> dict[str, Any]:
+    """The parts by id, and `labelled`: the training scans whose labels are used.
+
+    Without a split file every scan is a training scan: no labelled scan is set aside.
+    """
+    parts = _read_split(split, cohort) if split else {"train": [s.id for s in cohort.subjects]}
+    parts = {name: sorted(parts.get(name, [])) for name in PARTS}
+    have = {subject.id for subject in cohort.labelled}
+    available = [name for name in parts["train"] if name in have]
+    unlabelled = [name for name in parts["validation"] if name not in have]
+    if unlabelled:
+        raise BadInput(
+            f"{split}: validation scans need labels, {', '.join(unlabelled[:5])} have none; "
+            "move them to train"
+        )
+    return {
+        **parts,
+        "labelled": _choose(labelled, available, seed),
+        "cohort": str(cohort.root.resolve()),
+        "unused": sorted({s.id for s in cohort.subjects} - {i for p in PARTS for i in parts[p]}),
+    }
+
+
+def labels_seen(split: dict[str, Any]) -> str:
+    """ "N + V": labels that trained the networks, and labels that chose them."""
+    return f"{len(split['labelled'])} + {len(split['validation'])}"
+
+
+def _read_split(path: Path, cohort: Cohort) -> dict[str, list[str]]:
+    try:
+        parts = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(parts, dict) or set(parts) - set(PARTS) or not parts.get("train"):
+        raise BadInput(
+            f'{path}: expected {{"train": [...], "validation": [...], "test": [...]}} with ids'
+        )
+    known = {subject.id for subject in cohort.subjects}
+    seen: dict[str, str] = {}
+    faults = []
+    for part, ids in parts.items():
+        for name in ids:
+            if name not in known:
+                faults.append(f"{path}: {part} names {name!r}, which is not in {cohort.root}")
+            if name in seen:
+                faults.append(f"{path}: {name!r} is in {seen[name]} and in {part}")
+            seen[name] = part
+    if faults:
+        raise BadInput(faults)
+    return parts
+
+
+def _choose(labelled: str | int | Path, available: Sequence[str], seed: int) -> list[str]:
+    """All, a number drawn by the seed (nested: 1 in 5 in 10), or those listed in a file."""
+    text = str(labelled)
+    if text == "all":
+        return sorted(available)
+    if text.isdigit():
+        count = int(text)
+        if count > len(available) or count < 1:
+            raise BadInput(
+                f"--labelled {count}: the training part has {len(available)} labelled scans; "
+                f"give 1 to {len(available)}, or all"
+            )
+        order = permutation(len(available), seed, "labelled")
+        return sorted(available[i] for i in order[:count])
+    try:
+        ids = Path(text).read_text(encoding="utf-8").split()
+    except OSError as error:
+        raise BadInput(
+            f"--labelled {text}: give a number, all, or a text file with one id a line "
+            f"({error.strerror})"
+        ) from None
+    unknown = [name for name in ids if name not in available]
+    if unknown or not ids:
+        raise BadInput(
+            f"{text}: {', '.join(unknown) or 'no id'} is not among the labelled training scans"
+        )
+    return sorted(set(ids))
