@@ -1,0 +1,199 @@
+"""Where a NIfTI header places its voxels, and headers that place them where they should be.
+
+The sform counts where it is set, else the qform. A file with neither says nothing about its
+orientation; it is read as ITK reads it (LPS axes, voxel 0 at the origin), so that transforms
+written for ITK fit. Lengths in metres or micrometres become mm here and nowhere else.
+
+Two-dimensional files (X, Y) or (X, Y, 1) still have 3-D placement. Their plane is rotated, by
+the smallest rotation, onto the nearest plane of the world's axes; for an axis-aligned plane,
+that just drops the world axis across it.
+"""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import torch
+from nibabel.spatialimages import HeaderDataError
+
+from deepatlas.errors import BadInput
+from deepatlas.spatial.geometry import Geometry
+
+_MM_OF_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI codes of metre and micrometre; mm and unknown are 1
+_PLACING = (
+    "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
+    "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
+)  # fmt: skip
+
+
+def space_shape(header: nib.Nifti1Header) -> tuple[int, ...] | None:
+    """The two or three axes of space of a file; None if it holds several volumes."""
+    shape = tuple(int(n) for n in header.get_data_shape())
+    while len(shape) > 2 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape if len(shape) in (2, 3) else None
+
+
+def read_placement(header: nib.Nifti1Header, name: object) -> Geometry:
+    """The grid of a header.
+
+    Raises
+    ------
+    BadInput : several volumes, an empty axis, or a placement that cannot be inverted.
+    """
+    shape = space_shape(header)
+    if shape is None:
+        found = "x".join(str(n) for n in header.get_data_shape())
+        raise BadInput(
+            f"{name}: holds several volumes ({found} voxels); "
+            "expected one 2-D or 3-D scan: save one volume as a file of its own"
+        )
+    if min(shape) < 1:
+        raise BadInput(f"{name}: has an axis without voxels {shape}; export the scan again")
+    matrix = _matrix_mm(header, name)
+    columns = matrix[:3, : len(shape)]
+    if not np.isfinite(matrix).all() or np.linalg.matrix_rank(columns) < len(shape):
+        raise BadInput(
+            f"{name}: its header (sform, qform) does not say where the voxels lie; "
+            "mend the header or export the scan again"
+        )
+    if len(shape) == 2:
+        matrix = _flatten(matrix)
+    return Geometry(shape, torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float64)))
+
+
+def placed(
+    geometry: Geometry, like: nib.Nifti1Header | None = None, *, in_mm: bool = False
+) -> nib.Nifti1Header:
+    """A fresh header for a grid, with codes, units and number of axes of the header `like`.
+
+    On the grid of `like` its placement is copied number for number.
+
+    Parameters
+    ----------
+    in_mm : write mm whatever the units of `like`.
+    """
+    header = nib.Nifti1Header()
+    is_column = like is not None and len(like.get_data_shape()) > 2
+    shape = (*geometry.shape, 1) if geometry.ndim == 2 and is_column else geometry.shape
+    header.set_data_shape(shape)
+    header["xyzt_units"] = 2  # mm
+    if like is None:
+        _place(header, geometry, _spatial(geometry.affine.numpy()), (1, 1))
+        return header
+    if not in_mm:
+        header["xyzt_units"] = like["xyzt_units"]
+    same_unit = not in_mm or _unit_mm(like) == 1
+    if same_unit and _is_on(like, geometry):
+        for name in _PLACING:
+            header[name] = like[name]
+        header["pixdim"][:4] = like["pixdim"][:4]
+        return header
+    matrix = _spatial(geometry.affine.numpy(), _matrix_mm(like, "like"))
+    _place(header, geometry, matrix, (int(like["qform_code"]), int(like["sform_code"])))
+    return header
+
+
+def is_in_plane(header: nib.Nifti1Header) -> bool:
+    """Whether a 2-D file lies in the plane of the world's first two axes, as ITK expects."""
+    rotation, axis = _rotation_to_plane(_matrix_mm(header, "like"))
+    return axis == 2 and bool(np.allclose(rotation, np.eye(3), atol=1e-6))
+
+
+def forms_differ_mm(header: nib.Nifti1Header) -> float:
+    """How far apart, at most, sform and qform place a voxel; 0 unless both are set."""
+    shape = space_shape(header)
+    if shape is None or int(header["qform_code"]) <= 0 or int(header["sform_code"]) <= 0:
+        return 0.0
+    corners = np.array(list(np.ndindex(*[2] * 3))) * (np.array([*shape, 1][:3]) - 1)
+    apart = header.get_sform() - header.get_qform()
+    moved = corners @ apart[:3, :3].T + apart[:3, 3]
+    return float(np.linalg.norm(moved, axis=1).max()) * _unit_mm(header)
+
+
+def _is_on(like: nib.Nifti1Header, geometry: Geometry) -> bool:
+    try:
+        return read_placement(like, "like").same_as(geometry)
+    except BadInput:
+        return False
+
+
+def _unit_mm(header: nib.Nifti1Header) -> float:
+    return _MM_OF_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+
+
+def _matrix_mm(header: nib.Nifti1Header, name: object) -> np.ndarray:
+    """(4, 4) voxel index to RAS mm."""
+    try:
+        if int(header["sform_code"]) > 0:
+            matrix = np.array(header.get_sform(), dtype=np.float64)
+        elif int(header["qform_code"]) > 0:
+            matrix = np.array(header.get_qform(), dtype=np.float64)
+        else:
+            spacing = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
+            matrix = np.diag([*np.where(spacing > 0, spacing, 1.0) * (-1, -1, 1), 1.0])
+    except (ValueError, HeaderDataError) as error:
+        raise BadInput(
+            f"{name}: the orientation in its header is damaged ({error}); export the scan again"
+        ) from error
+    matrix[:3] *= _unit_mm(header)
+    return matrix
+
+
+def _rotation_to_plane(matrix: np.ndarray) -> tuple[np.ndarray, int]:
+    """The smallest rotation of a slice's plane onto world axes, and the world axis across."""
+    normal = np.cross(matrix[:3, 0], matrix[:3, 1])
+    normal = normal / np.linalg.norm(normal)
+    axis = int(np.argmax(np.abs(normal)))
+    target = np.zeros(3)
+    target[axis] = np.sign(normal[axis])
+    x, y, z = np.cross(normal, target)
+    turn = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + turn + turn @ turn / (1 + normal @ target), axis
+
+
+def _flatten(matrix: np.ndarray) -> np.ndarray:
+    """(3, 3) placement of a slice in its plane, from its (4, 4) placement in space."""
+    rotation, axis = _rotation_to_plane(matrix)
+    keep = [n for n in range(3) if n != axis]
+    flat = np.eye(3)
+    flat[:2] = (rotation @ matrix[:3])[keep][:, [0, 1, 3]]
+    return flat
+
+
+def _spatial(affine: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
+    """(4, 4) placement of a grid; a slice lies in the plane of `like`, or at the third axis' 0."""
+    if affine.shape == (4, 4):
+        return affine.copy()
+    rotation, axis, across = np.eye(3), 2, 0.0
+    if like is not None:
+        rotation, axis = _rotation_to_plane(like)
+        across = float((rotation @ like[:3, 3])[axis])
+    keep = [n for n in range(3) if n != axis]
+    turned = np.zeros((3, 4))
+    turned[np.ix_(keep, [0, 1, 3])] = affine[:2]
+    turned[axis, 2:] = 1.0, across
+    matrix = np.eye(4)
+    matrix[:3] = rotation.T @ turned
+    return matrix
+
+
+def _place(
+    header: nib.Nifti1Header, geometry: Geometry, matrix_mm: np.ndarray, codes: tuple[int, int]
+) -> None:
+    """Set sform and qform to a placement in mm, in the header's own unit, with these codes."""
+    matrix = matrix_mm.copy()
+    matrix[:3] /= _unit_mm(header)
+    qform, sform = codes
+    if qform <= 0 and sform <= 0:
+        qform = sform = 1  # neither was set in `like`, but this grid needs its placement said
+    header.set_sform(matrix, max(sform, 1 if qform <= 0 or _is_sheared(matrix) else 0))
+    header.set_qform(matrix, 0 if _is_sheared(matrix) else max(qform, 0))
+    lengths = np.linalg.norm(matrix[:3, : geometry.ndim], axis=0)
+    header["pixdim"][1 : geometry.ndim + 1] = lengths
+
+
+def _is_sheared(matrix: np.ndarray) -> bool:
+    """Whether the axes are not at right angles, which a qform cannot say."""
+    columns = matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0)
+    return not np.allclose(columns.T @ columns, np.eye(3), atol=1e-5)

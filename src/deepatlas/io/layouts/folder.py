@@ -1,0 +1,63 @@
+"""What the layouts share: which files of a folder are scans, and whose labels are whose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deepatlas.io.nifti import is_nifti, scan_id
+from deepatlas.io.subject import Subject
+
+# companions that lie beside scans in many datasets and hold no image
+_COMPANIONS = {
+    ".json", ".txt", ".md", ".csv", ".tsv", ".yaml", ".yml", ".bval", ".bvec", ".pdf", ".html",
+    ".db", ".ini", ".log", ".sh", ".py",
+}  # fmt: skip
+
+
+def pair_up(images: Path, labels: Path) -> tuple[tuple[Subject, ...], tuple[str, ...]]:
+    """Subjects of an image folder and a label folder (which may be missing), and their faults."""
+    image_files, faults = _by_id(images, "image")
+    label_files, label_faults = _by_id(labels, "label map") if labels.is_dir() else ({}, [])
+    if not image_files:
+        other = f"; what lies there: {_some_names(images)}" if any(images.iterdir()) else ""
+        faults.append(f"{images}: holds no image; put NIfTI files (.nii or .nii.gz) there{other}")
+    faults += label_faults
+    for identifier in sorted(set(label_files) - set(image_files)):
+        faults.append(
+            f"{label_files[identifier]}: a label map without image; add "
+            f"{images / (identifier + '.nii.gz')} or remove the label map"
+        )
+    subjects = tuple(
+        Subject(identifier, image_files[identifier], label_files.get(identifier))
+        for identifier in sorted(image_files)
+    )
+    return subjects, tuple(faults)
+
+
+def _by_id(folder: Path, kind: str) -> tuple[dict[str, Path], list[str]]:
+    """Files of a folder by scan id, and what is wrong with the others."""
+    found: dict[str, Path] = {}
+    faults = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.is_dir():
+            continue
+        if not is_nifti(path):
+            if path.suffix.lower() not in _COMPANIONS:
+                faults.append(
+                    f"{path}: not a NIfTI file by its name; convert it to .nii.gz or remove it"
+                )
+            continue
+        identifier = scan_id(path)
+        if identifier in found:
+            faults.append(
+                f"{path}: a second {kind} of scan '{identifier}' beside "
+                f"{found[identifier].name}; keep one"
+            )
+        else:
+            found[identifier] = path
+    return found, faults
+
+
+def _some_names(folder: Path, at_most: int = 3) -> str:
+    names = sorted(path.name for path in folder.iterdir())
+    return ", ".join(names[:at_most]) + (", ..." if len(names) > at_most else "")

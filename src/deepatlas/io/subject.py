@@ -1,0 +1,62 @@
+"""What a folder of scans holds: subjects and a cohort of them; paths only, nothing loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One scan and, where there is one, its label map.
+
+    Parameters
+    ----------
+    id : the file name without `.nii`, `.nii.gz` and `_0000`.
+    image : the scan's file.
+    labels : the label map's file, or None.
+    annotated : label values that were annotated in this scan; None for all of the cohort's.
+    """
+
+    id: str
+    image: Path
+    labels: Path | None = None
+    annotated: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The scans of one folder, sorted by id, and the names of their labels.
+
+    Parameters
+    ----------
+    root : the folder.
+    subjects : sorted by id.
+    label_names : label value to name, background left out; values without a name may occur.
+    groups : named sets of label values.
+    faults : what is wrong with the folder (a label without image, two images of one id, ...);
+        `data.check.check_cohort` lists them together with the faults inside the files.
+    """
+
+    root: Path
+    subjects: tuple[Subject, ...]
+    label_names: dict[int, str] = field(default_factory=dict)
+    groups: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    faults: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.subjects, key=lambda subject: subject.id))
+        object.__setattr__(self, "subjects", ordered)
+        object.__setattr__(self, "root", Path(self.root))
+
+    @property
+    def labelled(self) -> tuple[Subject, ...]:
+        """The subjects that have a label map."""
+        return tuple(subject for subject in self.subjects if subject.labels is not None)
+
+    def by_id(self, identifier: str) -> Subject:
+        """The subject of that id; KeyError if there is none."""
+        for subject in self.subjects:
+            if subject.id == identifier:
+                return subject
+        raise KeyError(identifier)
