@@ -9,7 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepatlas.errors import BadInput
 from deepatlas.spatial.grid import identity_grid, sample
+
+_SIZES = (
+    "rotation_degrees", "scale", "shift_voxels", "deformation_voxels", "gamma", "contrast",
+    "brightness", "noise", "blur",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,7 @@ class Augmentation:
     Parameters
     ----------
     rotation_degrees, scale, shift_voxels : of a random affine map about the middle of the grid.
-    deformation_voxels : standard deviation of a smooth random displacement.
+    deformation_voxels : standard deviation of each component of a smooth random displacement.
     deformation_spacing : voxels between its control points.
     gamma : the logarithm of the exponent is drawn from +- this.
     contrast, brightness : factor 1 +- contrast about the mean, offset +- brightness.
@@ -32,7 +38,7 @@ class Augmentation:
     rotation_degrees: float = 15.0
     scale: float = 0.15
     shift_voxels: float = 4.0
-    deformation_voxels: float = 2.0
+    deformation_voxels: float = 0.8
     deformation_spacing: int = 12
     gamma: float = 0.4
     contrast: float = 0.25
@@ -42,9 +48,40 @@ class Augmentation:
     flip_axis: int = -1
     flip_pairs: tuple[tuple[int, int], ...] = ()
 
-    def draw(self, count: int, shape: Sequence[int], random: torch.Generator) -> View:
-        """The random choices for a batch of `count` items on a grid of `shape`."""
-        items = [self._draw_item(shape, random) for _ in range(count)]
+    def __post_init__(self) -> None:
+        for name in _SIZES:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.scale >= 1 or self.blur > 1:
+            raise ValueError(
+                f"scale is below 1 and blur a probability; got {self.scale}, {self.blur}"
+            )
+        if self.deformation_spacing < 1:
+            raise ValueError(f"deformation_spacing is {self.deformation_spacing}; 1 is the least")
+        if self.flip_axis < -1:
+            raise ValueError(f"flip_axis is {self.flip_axis}; give an array axis, or -1 for none")
+        paired = [index for pair in self.flip_pairs for index in pair]
+        if paired and self.flip_axis < 0:
+            raise ValueError("flip_pairs are exchanged when mirrored: they need a flip_axis")
+        if len(set(paired)) < len(paired) or any(index < 1 for index in paired):
+            raise ValueError(f"flip_pairs name a class twice, or the background: {self.flip_pairs}")
+
+    def draw(
+        self,
+        count: int,
+        shape: Sequence[int],
+        random: torch.Generator,
+        spacing_mm: Sequence[float] | None = None,
+    ) -> View:
+        """The random choices for a batch of `count` items on a grid of `shape`.
+
+        Rotations are rotations in mm; without `spacing_mm` voxels are taken as cubes.
+        Raises BadInput where the grid has no axis `flip_axis`.
+        """
+        if self.flip_axis >= len(shape):
+            raise BadInput(f"augment.flip_axis is {self.flip_axis}; scans have {len(shape)} axes")
+        spacing = torch.ones(len(shape)) if spacing_mm is None else torch.tensor(list(spacing_mm))
+        items = [self._draw_item(shape, random, spacing) for _ in range(count)]
         flipped = torch.tensor([flip for _, flip, _ in items])
         intensity = torch.stack([i for _, _, i in items])
         positions = torch.stack([p for p, _, _ in items])
@@ -52,7 +89,7 @@ class Augmentation:
         return View(positions, flipped, self.flip_pairs, intensity, noise_seed)
 
     def _draw_item(
-        self, shape: Sequence[int], random: torch.Generator
+        self, shape: Sequence[int], random: torch.Generator, spacing: Tensor
     ) -> tuple[Tensor, bool, Tensor]:
         """Positions (d, *S), whether mirrored, and (exponent, factor, offset, noise, blur)."""
         d = len(shape)
@@ -61,7 +98,8 @@ class Augmentation:
             return (torch.rand(size, generator=random) * 2 - 1) * bound
 
         angles = within(math.radians(self.rotation_degrees), 3)
-        matrix = _rotation(angles, d) * (1 + within(self.scale, d))
+        rotation = _rotation(angles, d) * spacing / spacing[:, None]
+        matrix = rotation * (1 + within(self.scale, d))
         middle = (torch.tensor(shape, dtype=torch.float32) - 1) / 2
         grid = identity_grid(shape)[0].reshape(d, -1) - middle[:, None]
         flip = self.flip_axis >= 0 and float(torch.rand(1, generator=random)) < 0.5
@@ -84,6 +122,7 @@ class Augmentation:
         d = len(shape)
         control = [max(2, round(n / self.deformation_spacing)) + 3 for n in shape]
         noise = torch.randn(d, *control, generator=random) * self.deformation_voxels
+        noise = noise * 3 ** (d / 2)  # smoothing and interpolation leave 1/3 of variance an axis
         index = torch.stack(
             torch.meshgrid(
                 *[torch.linspace(1, c - 2, n) for c, n in zip(control, shape, strict=True)],
@@ -93,7 +132,7 @@ class Augmentation:
         kernel = torch.tensor([0.25, 0.5, 0.25])
         for axis in range(1, d + 1):  # quadratic-spline-like smoothness at the cost of linear
             noise = _filter(noise, kernel, axis)
-        return sample(noise[None] * 2.0, index[None], outside="border")[0]
+        return sample(noise[None], index[None], outside="border")[0]
 
 
 @dataclass(frozen=True)
@@ -157,7 +196,8 @@ class View:
     def probabilities(self, maps: Tensor) -> Tensor:
         """Label probabilities (B, C, *S), moved; beyond the grid is background."""
         foreground = sample(maps[:, 1:], self.positions)
-        moved = torch.cat([1 - foreground.sum(dim=1, keepdim=True), foreground], dim=1)
+        background = (1 - foreground.sum(dim=1, keepdim=True)).clamp(min=0)
+        moved = torch.cat([background, foreground], dim=1)
         if self.flip_pairs:
             order = list(range(maps.shape[1]))
             for a, b in self.flip_pairs:

@@ -58,7 +58,8 @@ class Draw:
 
     Parameters
     ----------
-    apart_from : name of another group in the request; item i differs from its item i.
+    apart_from : another group of the request, itself free; item i differs from its item i, and
+        where this group is larger, its items are taken in turn.
     """
 
     count: int
@@ -91,10 +92,14 @@ class Batches:
     Parameters
     ----------
     scans : the training scans; those without labels are unlabelled to every task.
+    spacing_mm : of the working grid, so that augmentation rotates in mm; None for cubic voxels.
     """
 
-    def __init__(self, scans: Sequence[PreparedScan]) -> None:
+    def __init__(
+        self, scans: Sequence[PreparedScan], spacing_mm: Sequence[float] | None = None
+    ) -> None:
         self.scans = sorted(scans, key=lambda scan: scan.id)
+        self.spacing_mm = spacing_mm
         self.pools: dict[str, list[int]] = {
             "any": list(range(len(self.scans))),
             "yes": [i for i, scan in enumerate(self.scans) if scan.labels is not None],
@@ -102,17 +107,21 @@ class Batches:
         }
 
     def draw(self, request: Request, *key: object) -> Batch:
-        """The batch of a place; `key` names it (seed, stage, step)."""
+        """The batch of a place; `key` names it (seed, stage, step).
+
+        What a role gets depends on the key, its own draw and the group it must differ from, and
+        on nothing else in the request. Raises BadInput where there are too few scans.
+        """
         chosen: dict[str, list[int]] = {}
         views: dict[str, View] = {}
-        for role, draw in request.items():
-            random = generator(*key, role)
-            others = chosen[draw.apart_from] if draw.apart_from else None
+        for role in sorted(request, key=lambda role: request[role].apart_from is not None):
+            draw, random = request[role], generator(*key, role)
+            others = None if draw.apart_from is None else chosen[draw.apart_from]
             chosen[role] = self._choose(draw, others, random)
             if draw.augment is not None:
                 shape = self.scans[0].image.shape[1:]
-                views[role] = draw.augment.draw(draw.count, shape, random)
-        return Batch({role: self._stack(indices) for role, indices in chosen.items()}, views)
+                views[role] = draw.augment.draw(draw.count, shape, random, self.spacing_mm)
+        return Batch({role: self._stack(chosen[role]) for role in request}, views)
 
     def _choose(self, draw: Draw, others: list[int] | None, random: torch.Generator) -> list[int]:
         pool = self.pools[draw.labelled]
@@ -137,7 +146,7 @@ class Batches:
                 [blank if scan.labels is None else scan.labels.to(torch.int16) for scan in chosen]
             ),
             labelled=torch.tensor([scan.labels is not None for scan in chosen]),
-            present=torch.stack([scan.present for scan in chosen]),
+            present=torch.stack([scan.present & (scan.labels is not None) for scan in chosen]),
             ids=tuple(scan.id for scan in chosen),
         )
 

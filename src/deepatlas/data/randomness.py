@@ -20,7 +20,7 @@ def generator(*key: object) -> torch.Generator:
 
 def uniform(*key: object) -> float:
     """One number in [0, 1) for one place."""
-    return seed_of(*key) / 2**63
+    return (seed_of(*key) >> 10) / 2**53
 
 
 def permutation(n: int, *key: object) -> list[int]:

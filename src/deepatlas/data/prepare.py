@@ -1,0 +1,161 @@
+"""A scan on the working grid, with intensities in [0, 1] and class indices, and the way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deepatlas.data.intensity import match, scale
+from deepatlas.data.labels import class_dtype, classes_to_labels, labels_to_classes
+from deepatlas.data.plan import DataConfig, Plan, axis_order, make_plan
+from deepatlas.data.survey import image_faults
+from deepatlas.errors import BadInput
+from deepatlas.io.nifti import decode_image, decode_labels, read_content
+from deepatlas.io.subject import Subject
+from deepatlas.spatial.geometry import Geometry, Volume
+from deepatlas.spatial.transform import Affine, resample
+
+__all__ = [
+    "DataConfig",
+    "Plan",
+    "Preparation",
+    "PreparedScan",
+    "class_dtype",
+    "classes_to_labels",
+    "labels_to_classes",
+    "make_plan",
+    "place",
+    "prepare",
+    "prepare_content",
+]
+
+_COINCIDE = 1e-2  # voxels over the whole scan: less is noise of the header
+
+
+@dataclass(frozen=True, eq=False)
+class Preparation:
+    """Where a scan came from: its own grid, and working mm -> scan mm."""
+
+    native: Geometry
+    transform: Affine
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedScan:
+    """A scan on the working grid.
+
+    Parameters
+    ----------
+    id : the scan's id.
+    image : (1, *S) float32 in [0, 1], of float16 precision (as in the cache).
+    labels : (*S) uint8 or int16 class indices, or None.
+    present : (K,) bool, foreground classes that were annotated; all False without labels.
+    preparation : the way back.
+    """
+
+    id: str
+    image: Tensor
+    labels: Tensor | None
+    present: Tensor
+    preparation: Preparation
+
+
+def place(native: Geometry, plan: Plan) -> Preparation:
+    """Where a scan of this grid lies on the working grid.
+
+    With `align="centre"` the centres of both fields of view coincide. Where the axes and the
+    spacing of both are the same, up to order and direction of the axes, the translation is
+    rounded to whole voxels, so that nothing is interpolated; a half goes up, along R, A and S,
+    however the scan is stored. With `align="world"` the headers are trusted.
+    """
+    grid = plan.geometry
+    if plan.align == "world":
+        return Preparation(native, Affine(torch.eye(native.ndim + 1)))
+    shift = native.centre_mm - grid.centre_mm
+    if _share_a_lattice(native, grid):
+        first = native.corners_mm().amin(dim=0)
+        index = grid.to_index(first - shift)
+        whole = torch.floor(index.round(decimals=6) + 0.5)
+        shift = shift + (index - whole) * torch.tensor(plan.spacing_mm, dtype=torch.float64)
+    return Preparation(native, Affine.translation(shift))
+
+
+def prepare(subject: Subject, plan: Plan, *, labels: bool = True) -> PreparedScan:
+    """Read a scan, and its labels if asked for, and put them on the working grid.
+
+    Intensities are scaled by the plan's percentiles (and histogram), then interpolated once;
+    labels go to the nearest voxel; outside the scan both are 0.
+
+    Raises
+    ------
+    BadInput : a file cannot be read, holds NaN, is constant, has another number of axes than
+        the plan, or holds label values that the plan does not know.
+    """
+    label_content = None
+    if labels and subject.labels is not None:
+        label_content = read_content(subject.labels)
+    return prepare_content(subject, plan, read_content(subject.image), label_content)
+
+
+def prepare_content(
+    subject: Subject, plan: Plan, image_content: bytes, label_content: bytes | None
+) -> PreparedScan:
+    """`prepare` of the bytes of a scan's files."""
+    volume = decode_image(image_content, subject.image)
+    faults = image_faults(volume, subject.image)
+    if faults:
+        raise BadInput(faults)
+    if volume.geometry.ndim != len(plan.shape):
+        raise BadInput(
+            f"{subject.image}: is {volume.geometry.ndim}-D; expected {len(plan.shape)}-D scans, "
+            "as in the cohort of the run: choose another scan or run"
+        )
+    preparation = place(volume.geometry, plan)
+    scaled = scale(volume.data, plan.percentiles)
+    if plan.histogram is not None:
+        scaled = match(scaled, plan.histogram)
+    image = resample(Volume(scaled, volume.geometry), plan.geometry, preparation.transform)
+    classes = None
+    if label_content is not None and subject.labels is not None:
+        classes = _classes(label_content, subject.labels, plan, preparation)
+    return PreparedScan(
+        id=subject.id,
+        image=image.data.half().float().unsqueeze(0),  # what the cache gives back
+        labels=classes,
+        present=annotated_classes(subject, plan, has_labels=classes is not None),
+        preparation=preparation,
+    )
+
+
+def annotated_classes(subject: Subject, plan: Plan, *, has_labels: bool) -> Tensor:
+    """(K,) bool: foreground classes that a scan's label map speaks about."""
+    known = plan.label_values if subject.annotated is None else subject.annotated
+    return torch.tensor([has_labels and v in known for v in plan.label_values], dtype=torch.bool)
+
+
+def _classes(content: bytes, path: Path, plan: Plan, preparation: Preparation) -> Tensor:
+    """Class indices on the working grid, of the bytes of a label map."""
+    volume, _ = decode_labels(content, path)
+    try:
+        classes = labels_to_classes(volume.data, plan.label_values)
+    except ValueError as error:
+        raise BadInput(
+            f"{path}: {error} of the run's plan; "
+            "remove these values, or train a new run on a cohort that has them"
+        ) from error
+    native = Volume(classes, volume.geometry)
+    return resample(native, plan.geometry, preparation.transform, labels=True).data
+
+
+def _share_a_lattice(native: Geometry, grid: Geometry) -> bool:
+    """Whether axes and spacing are the same up to order and direction of the axes."""
+    order = list(axis_order(native))
+    matrix = (
+        native.affine[:-1, :-1][:, order].abs()
+        / torch.tensor(grid.spacing_mm, dtype=torch.float64)[:, None]
+    )
+    drift = (matrix - torch.eye(native.ndim)) * torch.tensor(native.shape)[order]
+    return bool(drift.abs().max() < _COINCIDE)
