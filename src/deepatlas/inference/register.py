@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from deepatlas.errors import BadInput
 from deepatlas.inference.session import Session
 from deepatlas.io.nifti import (
     read_geometry,
@@ -18,6 +20,8 @@ from deepatlas.io.nifti import (
 from deepatlas.io.transforms import write_displacement
 from deepatlas.run.folder import RunFolder
 from deepatlas.spatial.transform import Transform, resample
+
+MOVED, MOVED_LABELS, TRANSFORM = "moved.nii.gz", "moved_labels.nii.gz", "transform.nii.gz"
 
 
 @dataclass(frozen=True)
@@ -46,21 +50,40 @@ def register(
 
     Raises
     ------
-    BadInput : a file that cannot be read, or a run without a registration network.
+    BadInput : a file that cannot be read or would be overwritten, labels on another grid than the
+        moving scan, or a run without a registration network.
     """
+    out = Path(out)
+    inputs = [Path(path) for path in (moving, fixed, moving_labels) if path is not None]
+    _refuse_overwriting(inputs, out)
     labels = None if moving_labels is None else read_labels(moving_labels)
+    if labels is not None and not labels[0].geometry.same_as(read_geometry(moving)):
+        raise BadInput(
+            f"{moving_labels}: does not lie on the grid of {moving} (shape or affine differ); "
+            "give the labels of that scan"
+        )
     session = Session(run, device)
     transform = session.register(moving=moving, fixed=fixed)
     grid = read_geometry(fixed)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     moved = resample(read_image(moving), grid, transform)
-    write_image(out / "moved.nii.gz", moved, like=fixed)
+    write_image(out / MOVED, moved, like=fixed)
     moved_labels = None
     if labels is not None:
         volume, dtype = labels
-        moved_labels = out / "moved_labels.nii.gz"
+        moved_labels = out / MOVED_LABELS
         warped = resample(volume, grid, transform, labels=True)
         write_labels(moved_labels, warped, dtype, like=fixed)
-    write_displacement(out / "transform.nii.gz", transform, grid, like=fixed)
-    return Registered(out / "moved.nii.gz", out / "transform.nii.gz", moved_labels, transform)
+    write_displacement(out / TRANSFORM, transform, grid, like=fixed)
+    return Registered(out / MOVED, out / TRANSFORM, moved_labels, transform)
+
+
+def _refuse_overwriting(inputs: Sequence[Path], out: Path) -> None:
+    targets = [out / name for name in (MOVED, MOVED_LABELS, TRANSFORM)]
+    faults = [
+        f"{path}: would be overwritten by {target}; give another --out"
+        for path in inputs
+        for target in targets
+        if path.exists() and target.exists() and target.samefile(path)
+    ]
+    if faults:
+        raise BadInput(faults)

@@ -10,6 +10,7 @@ import torch
 
 from deepatlas.errors import BadInput
 from deepatlas.inference.session import Session
+from deepatlas.io.layouts import read_cohort
 from deepatlas.io.nifti import scan_id, write_labels
 from deepatlas.run.folder import RunFolder
 
@@ -26,35 +27,62 @@ def segment(
 
     Raises
     ------
-    BadInput : two images of one name, an image that cannot be read, a run without the network.
-        Maps that were written before stay.
+    BadInput : two images of one name, an image or a label file of the training cohort that would
+        be overwritten, an image that cannot be read, a run without the network. Maps that were
+        written before stay.
     """
     paths = [Path(image) for image in images]
-    names = [scan_id(path) for path in paths]
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise BadInput(
-            [
-                f"{', '.join(str(p) for p in paths if scan_id(p) == name)}: would all be written "
-                f"to {name}.nii.gz; rename them or segment them into different folders"
-                for name in doubled
-            ]
-        )
+    targets = _targets(paths, Path(out))
+    _keep_manual_labels(run, targets)
     session = Session(run, device)
     run.segmentation_network()  # a missing network is said before anything is written
-    missing = [f"{path}: there is no such file" for path in paths if not path.is_file()]
+    missing = [
+        f"{path}: there is no such file; check the path" for path in paths if not path.is_file()
+    ]
     if missing:
         raise BadInput(missing)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    written = []
-    for done, (path, name) in enumerate(zip(paths, names, strict=True), 1):
-        target = out / f"{name}.nii.gz"
-        if target.exists() and target.samefile(path):
-            raise BadInput(f"{path}: would be overwritten by its segmentation; give another --out")
+    for done, (path, target) in enumerate(zip(paths, targets, strict=True), 1):
         labels = session.segment(path)
         write_labels(target, labels, np.dtype(session.plan.label_dtype), like=path)
-        written.append(target)
         if progress is not None:
             progress(done, len(paths))
-    return written
+    return targets
+
+
+def _targets(paths: Sequence[Path], out: Path) -> list[Path]:
+    """Where each map is written; BadInput where two would be one file, or one is an image."""
+    names = [scan_id(path) for path in paths]
+    targets = [out / f"{name}.nii.gz" for name in names]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    faults = [
+        f"{', '.join(str(p) for p in paths if scan_id(p) == name)}: would all be written to "
+        f"{name}.nii.gz; rename them or segment them into different folders"
+        for name in doubled
+    ]
+    faults += [
+        f"{path}: would be overwritten by its segmentation; give another --out"
+        for path, target in zip(paths, targets, strict=True)
+        if path.exists() and target.exists() and target.samefile(path)
+    ]
+    if faults:
+        raise BadInput(faults)
+    return targets
+
+
+def _keep_manual_labels(run: RunFolder, targets: Sequence[Path]) -> None:
+    """BadInput where a target is a label file of the cohort that the run was trained on."""
+    existing = {target.resolve() for target in targets if target.exists()}
+    if not existing:
+        return
+    try:
+        labelled = read_cohort(run.split["cohort"]).labelled
+    except BadInput:  # the cohort lies elsewhere now
+        return
+    manual = [s.labels for s in labelled if s.labels and s.labels.resolve() in existing]
+    if manual:
+        raise BadInput(
+            [
+                f"{path}: a manual label map would be overwritten; give another --out"
+                for path in manual
+            ]
+        )
