@@ -49,13 +49,17 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 
 def crop(x: Tensor, shape: Sequence[int]) -> Tensor:
     """The first `shape` voxels along each axis of space."""
-    return x[(slice(None), slice(None), *[slice(n) for n in shape])]
+    box = (slice(None), slice(None), *[slice(n) for n in shape])
+    return x[box]
 
 
 def channels_last(module: nn.Module, ndim: int) -> nn.Module:
     """The module with its weights laid out for channels-last convolutions."""
     layout = torch.channels_last if ndim == 2 else torch.channels_last_3d
-    return module.to(memory_format=layout)
+    for parameter in module.parameters():
+        if parameter.ndim == ndim + 2:  # Module.to(memory_format=...) trips over any other
+            parameter.data = parameter.data.contiguous(memory_format=layout)
+    return module
 
 
 def to_channels_last(x: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from deepatlas.data.plan import Plan
 from deepatlas.errors import BadInput
-from deepatlas.io.atomic import replacing, write_json, write_text
+from deepatlas.io.atomic import PARTIAL, remove_leftovers, write_bytes, write_json, write_text
 from deepatlas.networks.registration import build_registration
 from deepatlas.networks.segmentation import build_segmentation
 from deepatlas.training.checkpoint import CheckpointStore
@@ -23,6 +23,7 @@ from deepatlas.training.log import Log
 from deepatlas.training.recipe import NETWORKS, Recipe, parse_recipe, to_tree
 
 FORMAT = "1"  # of the safetensors files
+BEFORE_CONFIG = {"lock", "plan.json", "split.json", "environment.json"}  # written in this order
 
 
 class RunFolder:
@@ -51,10 +52,27 @@ class RunFolder:
         """Whether training has ever begun here."""
         return (self.path / "config.yaml").is_file()
 
+    def is_free(self) -> bool:
+        """Whether a run may begin here: nothing is here, or what a killed beginning left."""
+        if not self.path.exists():
+            return True
+        if not self.path.is_dir():
+            return False
+        names = {path.name for path in self.path.iterdir() if not path.name.startswith(PARTIAL)}
+        return names <= BEFORE_CONFIG
+
+    def tidy(self) -> None:
+        """Remove half-written files of killed processes; for the process that holds the lock."""
+        remove_leftovers(self.path, older_than_s=0)
+
     @property
     def config(self) -> dict[str, Any]:
         """The resolved recipe as plain values."""
-        return yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        path = self.path / "config.yaml"
+        try:
+            return yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise BadInput(f"{path}: cannot be read ({error}); restore it or train again") from None
 
     @property
     def recipe(self) -> Recipe:
@@ -68,17 +86,20 @@ class RunFolder:
 
     @property
     def split(self) -> dict[str, Any]:
-        """Ids: train, validation, test, labelled (whose labels trained it); and the cohort."""
+        """Ids: train, validation, test, labelled (whose labels trained it), unused.
+
+        And `cohort`, its folder; `content` and `label_content`, SHA-256 of its files by id.
+        """
         return self._json("split.json")
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Versions, device, threads and the command."""
+        """Versions, device, threads."""
         return self._json("environment.json")
 
     @property
     def state(self) -> dict[str, Any]:
-        """Stage, step, finished, seconds."""
+        """Stage, step, finished, seconds, and steps of the stages; what `State` has."""
         return self._json("state.json")
 
     @property
@@ -96,8 +117,7 @@ class RunFolder:
 
     def evaluations(self) -> list[dict[str, Any]]:
         """The evaluations made of this run, oldest first."""
-        path = self.path / "evaluations.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        return self._json("evaluations.json") if self._has("evaluations.json") else []
 
     def add_evaluation(self, entry: Mapping[str, Any]) -> None:
         """Note an evaluation; one of the same folder is replaced."""
@@ -115,7 +135,7 @@ class RunFolder:
 
     def network_names(self) -> list[str]:
         """Networks that this run has finished weights for."""
-        return [name for name in NETWORKS if (self.path / f"{name}.safetensors").is_file()]
+        return [name for name in NETWORKS if self._has(f"{name}.safetensors")]
 
     def write_network(self, name: str, weights: Mapping[str, Tensor], recipe: Recipe) -> None:
         """Write a chosen network with all that building it again needs."""
@@ -128,8 +148,7 @@ class RunFolder:
             "classes": str(plan.classes),
         }
         tensors = {n: t.detach().cpu().contiguous() for n, t in weights.items()}
-        with replacing(self.path / f"{name}.safetensors") as aside:
-            save_file(tensors, aside, metadata=facts)
+        write_bytes(self.path / f"{name}.safetensors", save(tensors, facts))
 
     def network(self, name: str, device: torch.device | str = "cpu") -> nn.Module:
         """A chosen network in eval mode; BadInput where the run has none."""
@@ -141,16 +160,17 @@ class RunFolder:
             )
         try:
             with safe_open(path, "pt", device="cpu") as file:
-                facts = file.metadata()
+                facts = file.metadata() or {}
                 weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise BadInput(f"{path}: cannot be read ({error}); train again or restore it") from None
-        spec, ndim = json.loads(facts["network"]), int(facts["ndim"])
-        if name == "segmentation":
-            network = build_segmentation(spec, ndim=ndim, classes=int(facts["classes"]))
-        else:
-            network = build_registration(spec, ndim=ndim)
-        network.load_state_dict(weights)
+            if facts["format"] != FORMAT:
+                raise ValueError(f"format {facts['format']}, expected {FORMAT}")
+            network = _built(name, facts)
+            network.load_state_dict(weights)
+        except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+            raise BadInput(
+                f"{path}: not a {name} network that can be read here ({error}); restore the file, "
+                "use the version of deepatlas that wrote it, or train again"
+            ) from None
         return network.to(device).eval().requires_grad_(False)
 
     def segmentation_network(self, device: torch.device | str = "cpu") -> nn.Module:
@@ -161,6 +181,9 @@ class RunFolder:
         """The chosen registration network."""
         return self.network("registration", device)
 
+    def _has(self, name: str) -> bool:
+        return (self.path / name).is_file()
+
     def _json(self, name: str) -> Any:
         path = self.path / name
         try:
@@ -169,3 +192,11 @@ class RunFolder:
             raise BadInput(
                 f"{path}: cannot be read ({error}); the run folder is not whole, train again"
             ) from None
+
+
+def _built(name: str, facts: Mapping[str, str]) -> nn.Module:
+    """The network that the facts in a safetensors file describe, with any weights."""
+    spec, ndim = json.loads(facts["network"]), int(facts["ndim"])
+    if name == "segmentation":
+        return build_segmentation(spec, ndim=ndim, classes=int(facts["classes"]))
+    return build_registration(spec, ndim=ndim)

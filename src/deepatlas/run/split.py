@@ -20,6 +20,17 @@ def make_split(
     """The parts by id, and `labelled`: the training scans whose labels are used.
 
     Without a split file every scan is a training scan: no labelled scan is set aside.
+
+    Parameters
+    ----------
+    split : JSON with lists of ids; scans in none of them are not used.
+    labelled : "all", how many (drawn by the seed; a smaller number is part of a larger one), or a
+        text file with one id a line.
+    seed : of the draw.
+
+    Raises
+    ------
+    BadInput : a file that cannot be read, unknown or repeated ids, too few labelled scans.
     """
     parts = _read_split(split, cohort) if split else {"train": [s.id for s in cohort.subjects]}
     parts = {name: sorted(parts.get(name, [])) for name in PARTS}
@@ -28,7 +39,7 @@ def make_split(
     unlabelled = [name for name in parts["validation"] if name not in have]
     if unlabelled:
         raise BadInput(
-            f"{split}: validation scans need labels, {', '.join(unlabelled[:5])} have none; "
+            f"{split}: validation scans need labels, and {', '.join(unlabelled[:5])} have none; "
             "move them to train"
         )
     return {
@@ -49,9 +60,10 @@ def _read_split(path: Path, cohort: Cohort) -> dict[str, list[str]]:
         parts = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(parts, dict) or set(parts) - set(PARTS) or not parts.get("train"):
+    if not _is_split(parts):
         raise BadInput(
-            f'{path}: expected {{"train": [...], "validation": [...], "test": [...]}} with ids'
+            f'{path}: expected {{"train": [...], "validation": [...], "test": [...]}} with lists '
+            "of scan ids, at least one of them in train"
         )
     known = {subject.id for subject in cohort.subjects}
     seen: dict[str, str] = {}
@@ -59,13 +71,27 @@ def _read_split(path: Path, cohort: Cohort) -> dict[str, list[str]]:
     for part, ids in parts.items():
         for name in ids:
             if name not in known:
-                faults.append(f"{path}: {part} names {name!r}, which is not in {cohort.root}")
+                faults.append(
+                    f"{path}: {part} names {name!r}, and there is no such scan in {cohort.root}; "
+                    "add it or take it out"
+                )
             if name in seen:
-                faults.append(f"{path}: {name!r} is in {seen[name]} and in {part}")
+                where = "twice in" if seen[name] == part else f"in {seen[name]} and in"
+                faults.append(f"{path}: {name!r} is {where} {part}; leave one")
             seen[name] = part
     if faults:
         raise BadInput(faults)
     return parts
+
+
+def _is_split(parts: Any) -> bool:
+    return (
+        isinstance(parts, dict)
+        and set(parts) <= set(PARTS)
+        and all(isinstance(ids, list) for ids in parts.values())
+        and all(isinstance(name, str) for ids in parts.values() for name in ids)
+        and bool(parts.get("train"))
+    )
 
 
 def _choose(labelled: str | int | Path, available: Sequence[str], seed: int) -> list[str]:
@@ -73,25 +99,28 @@ def _choose(labelled: str | int | Path, available: Sequence[str], seed: int) -> 
     text = str(labelled)
     if text == "all":
         return sorted(available)
-    if text.isdigit():
+    if text.isdecimal():
         count = int(text)
         if count > len(available) or count < 1:
             raise BadInput(
                 f"--labelled {count}: the training part has {len(available)} labelled scans; "
-                f"give 1 to {len(available)}, or all"
+                f"give a number from 1 to that, or all"
             )
         order = permutation(len(available), seed, "labelled")
         return sorted(available[i] for i in order[:count])
     try:
-        ids = Path(text).read_text(encoding="utf-8").split()
-    except OSError as error:
+        lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
         raise BadInput(
-            f"--labelled {text}: give a number, all, or a text file with one id a line "
-            f"({error.strerror})"
+            f"--labelled {text}: give a number, all, or a text file with one scan id a line "
+            f"({getattr(error, 'strerror', None) or 'it is no text'})"
         ) from None
-    unknown = [name for name in ids if name not in available]
-    if unknown or not ids:
+    ids = {line.strip() for line in lines if line.strip()}
+    unknown = sorted(ids - set(available))
+    if unknown:
         raise BadInput(
-            f"{text}: {', '.join(unknown) or 'no id'} is not among the labelled training scans"
+            [f"{text}: {name!r} is not among the labelled training scans" for name in unknown]
         )
-    return sorted(set(ids))
+    if not ids:
+        raise BadInput(f"{text}: names no scan; give one id a line")
+    return sorted(ids)

@@ -14,9 +14,9 @@ from torch import nn
 
 from deepatlas.compute import choose_device, use_threads
 from deepatlas.data.batches import Batches
-from deepatlas.data.check import check_cohort
-from deepatlas.data.plan import Plan, make_plan
 from deepatlas.data.cache import default_cache, prepare_cohort
+from deepatlas.data.check import check_cohort
+from deepatlas.data.plan import DataConfig, Plan, make_plan
 from deepatlas.data.prepare import PreparedScan
 from deepatlas.data.survey import Survey
 from deepatlas.errors import BadInput
@@ -24,12 +24,13 @@ from deepatlas.io.layouts import read_cohort
 from deepatlas.io.subject import Cohort
 from deepatlas.networks.registration import build_registration
 from deepatlas.networks.segmentation import build_segmentation
+from deepatlas.run.changes import content_of, refuse_other_content, refuse_other_settings
 from deepatlas.run.environment import describe_environment
 from deepatlas.run.folder import RunFolder
 from deepatlas.run.lock import locked
 from deepatlas.run.split import make_split
 from deepatlas.run.stopping import stop_on_signals
-from deepatlas.training.recipe import Recipe, load_recipe, to_tree
+from deepatlas.training.recipe import Recipe, load_recipe
 from deepatlas.training.trainer import State, Trainer
 from deepatlas.training.validation import Validation
 
@@ -75,10 +76,13 @@ def train(
     recipe, config, overrides : a recipe's name, a YAML over it, single dotted keys over that.
     labelled : "all", a number or a file of ids: the training labels that may be seen.
     split : JSON with train, validation and test ids; without it every scan is trained on.
-    init : a finished run whose networks replace the recipe's pretraining stages.
+    init : a finished run to start from: its networks, without the recipe's stages that pretrain
+        them, and its preparation of scans.
     seed : overrides the recipe's seed.
     cache : where prepared scans are kept; the user's cache folder by default.
-    progress : told what is going on.
+    device : "auto", "cpu", "cuda" or "cuda:N".
+    threads : of the CPU; None leaves torch's choice.
+    progress : told what is done, how much of it, of how much, and the log line of a step.
 
     Raises
     ------
@@ -86,84 +90,122 @@ def train(
     Stopped : SIGTERM or Ctrl-C came; a checkpoint has been saved.
     """
     use_threads(threads)
-    where = choose_device(device)
+    job, start = _resolve(
+        cohort, out, recipe=recipe, config=config, overrides=overrides, labelled=labelled,
+        split=split, init=init, seed=seed, cache=cache, device=choose_device(device),
+    )  # fmt: skip
+    run = job.run
+    if run.exists():
+        refuse_other_settings(run, job.recipe, job.split)
+        if _nothing_left(job):
+            logger.info("%s: finished at step %d", run.path, run.state["step"])
+            return run
+    elif not run.is_free():
+        raise BadInput(f"{run.path}: neither empty nor a run folder; give another --out")
+    facts = _check(job)
+    if run.exists():
+        refuse_other_content(run, _used(job), job.split, facts)
+    run.path.mkdir(parents=True, exist_ok=True)
+    with locked(run.path), _deterministic(job.recipe.training.deterministic):
+        run.tidy()
+        _train(job, facts, start, progress or (lambda *_: None))
+    return run
+
+
+def _resolve(
+    cohort: Path | str,
+    out: Path | str,
+    *,
+    recipe: str,
+    config: Path | None,
+    overrides: Mapping[str, Any] | None,
+    labelled: str | int | Path,
+    split: Path | None,
+    init: Path | str | None,
+    seed: int | None,
+    cache: Path | None,
+    device: torch.device,
+) -> tuple[Job, RunFolder | None]:
+    """The job that is asked for, and the run that it starts from."""
     asked = dict(overrides or {})
     if seed is not None:
         asked["seed"] = seed
+    chosen = load_recipe(recipe, config=config, overrides=asked)
     start = RunFolder.open(init) if init else None
-    chosen = load_recipe(recipe, config=config, overrides=asked, continued=start is not None)
     if start is not None:
-        chosen = replace(chosen, init=str(start.path.resolve()))
-    scans = read_cohort(Path(cohort))
-    parts = make_split(scans, split=split, labelled=labelled, seed=chosen.seed)
-    job = Job(RunFolder(out), chosen, scans, parts, where, cache)
-    if job.run.exists():
-        _refuse_changes(job)
-        if _nothing_left(job):
-            logger.info("%s: finished at step %d", job.run.path, job.run.state["step"])
-            return job.run
-    elif job.run.path.exists() and any(job.run.path.iterdir()):
-        raise BadInput(f"{job.run.path}: neither empty nor a run folder; give another --out")
-    facts = _check(job)
-    job.run.path.mkdir(parents=True, exist_ok=True)
-    with locked(job.run.path), _deterministic(chosen.training.deterministic):
-        _train(job, facts, start, progress or (lambda *_: None))
-    return job.run
-
-
-def _refuse_changes(job: Job) -> None:
-    """Only more steps are allowed on an existing run."""
-    before, now = _flat(job.run.config), _flat(to_tree(job.recipe))
-    before |= _flat({"split": job.run.split})
-    now |= _flat({"split": job.split})
-    more = now.get("training.steps", 0) >= before.get("training.steps", 0)
-    changed = [
-        f"{key}: {before.get(key, 'nothing')} in the run, {now.get(key, 'nothing')} now"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not (key == "training.steps" and more)
-    ]
-    if changed:
+        chosen = _started(chosen, start)
+    if chosen.training.deterministic and device.type != "cpu":
         raise BadInput(
-            f"{job.run.path} was begun with other settings; give another --out, or take back:\n"
-            + "\n".join(f"  {line}" for line in changed)
+            f"training.deterministic holds on the CPU, not on {device}: interpolation has no "
+            "deterministic gradient there; use --device cpu, or take the setting back"
         )
+    scans = read_cohort(Path(cohort))
+    if not chosen.uses_labels and str(labelled) != "all":
+        raise BadInput(f"recipe {chosen.name} looks at no labels; leave --labelled out")
+    parts = make_split(scans, split=split, labelled=labelled, seed=chosen.seed)
+    if not chosen.uses_labels:
+        parts["labelled"] = []
+    return Job(RunFolder(out), chosen, scans, parts, device, cache), start
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys of nested plain values."""
-    if isinstance(tree, dict) and tree:
-        pairs = [_flat(value, f"{prefix}{key}.") for key, value in tree.items()]
-        return {key: value for pair in pairs for key, value in pair.items()}
-    if isinstance(tree, list | tuple) and any(isinstance(item, dict) for item in tree):
-        return _flat({str(i): item for i, item in enumerate(tree)}, prefix)
-    return {prefix.removesuffix("."): list(tree) if isinstance(tree, tuple) else tree}
+def _started(recipe: Recipe, start: RunFolder) -> Recipe:
+    """The recipe as it goes on from another run: with its preparation, without its stages."""
+    shared = [name for name in start.network_names() if name in recipe.networks]
+    if not shared:
+        wanted = " or ".join(recipe.networks)
+        raise BadInput(f"{start.path}: has no {wanted} network yet; finish its training first")
+    before = start.recipe
+    for name in shared:
+        if before.networks[name] != recipe.networks[name]:
+            raise BadInput(
+                f"{start.path}: its {name} network is {before.networks[name]}, this recipe's "
+                f"{recipe.networks[name]}; give networks.{name} the same settings"
+            )
+    if recipe.data not in (DataConfig(), before.data):
+        raise BadInput(
+            f"{start.path}: scans are prepared as in the run that is started from, by "
+            f"{before.data}; take other data settings back"
+        )
+    changed = replace(recipe, init=str(start.path.resolve()), data=before.data)
+    return changed.continued(shared)
 
 
 def _nothing_left(job: Job) -> bool:
-    steps = job.run.config["training"]["steps"]
-    path = job.run.path / "state.json"
-    return path.is_file() and job.run.state["finished"] and job.recipe.training.steps == steps
+    """Whether the run is finished: all of its steps done and all of its networks written."""
+    run = job.run
+    if not (run.path / "state.json").is_file():
+        return False
+    state, steps = run.state, job.recipe.training.steps
+    written = set(run.network_names()) == set(job.recipe.networks)
+    return bool(state["finished"]) and state["step"] >= steps and written
 
 
 def _used(job: Job) -> Cohort:
     """The cohort without the scans that the split leaves out."""
     unused = set(job.split["unused"])
-    return replace(
-        job.cohort, subjects=tuple(s for s in job.cohort.subjects if s.id not in unused)
-    )
+    return replace(job.cohort, subjects=tuple(s for s in job.cohort.subjects if s.id not in unused))
 
 
 def _check(job: Job) -> Survey:
-    used = _used(job)
+    """What is in the files; all faults together, and those of the training part."""
+    recipe, split = job.recipe, job.split
     facts = check_cohort(
-        used, needs_labels=job.recipe.needs_labels, needs_pairs=job.recipe.needs_pairs
+        _used(job), needs_labels=recipe.needs_labels, needs_pairs=recipe.needs_pairs
     )
-    if job.recipe.needs_labels and not job.split["labelled"]:
-        raise BadInput(
+    faults = []
+    if recipe.needs_labels and not split["labelled"]:
+        faults.append(
             f"{job.cohort.root}: no training scan has a label file, and recipe "
-            f"{job.recipe.name} trains a segmentation network; add one to labels, "
-            "or use --recipe voxelmorph"
+            f"{recipe.name} trains a segmentation network; add one, or use --recipe voxelmorph"
         )
+    if recipe.needs_pairs and len(split["train"]) < 2:
+        faults.append(
+            f"{job.cohort.root}: one scan is left for training ({', '.join(split['train'])}), and "
+            f"recipe {recipe.name} trains a registration network on pairs; add scans to the "
+            "training part, or use --recipe segmentation"
+        )
+    if faults:
+        raise BadInput(faults)
     return facts
 
 
@@ -179,49 +221,48 @@ def _deterministic(wanted: bool) -> Iterator[None]:
 
 def _plan(job: Job, facts: Survey, start: RunFolder | None) -> Plan:
     """The run's own plan, that of the run it starts from, or a new one of the cohort."""
-    if (job.run.path / "plan.json").is_file():
+    if job.run.exists():
         return job.run.plan
     return start.plan if start is not None else make_plan(_used(job), job.recipe.data, facts)
 
 
+def _fresh(job: Job, plan: Plan, name: str, seed: int) -> nn.Module:
+    """A network with new weights, drawn from the seed."""
+    spec, ndim = job.recipe.networks[name], len(plan.shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name == "segmentation":
+            return build_segmentation(spec, ndim=ndim, classes=plan.classes)
+        return build_registration(spec, ndim=ndim)
+
+
 def _networks(job: Job, plan: Plan, start: RunFolder | None) -> nn.ModuleDict:
     """Fresh networks from the seed, or those of the run it starts from."""
-    ndim = len(plan.shape)
     networks = nn.ModuleDict()
-    for name, spec in job.recipe.networks.items():
-        with torch.random.fork_rng():
-            torch.manual_seed(job.recipe.seed)
-            if name == "segmentation":
-                networks[name] = build_segmentation(spec, ndim=ndim, classes=plan.classes)
-            else:
-                networks[name] = build_registration(spec, ndim=ndim)
-    if start is not None:
-        shared = [name for name in start.network_names() if name in networks]
-        if not shared:
-            raise BadInput(f"{start.path}: has none of the networks {sorted(networks)}; train it")
-        for name in shared:
+    for name in job.recipe.networks:
+        networks[name] = _fresh(job, plan, name, job.recipe.seed)
+        if start is not None and name in start.network_names():
             try:
                 networks[name].load_state_dict(start.network(name).state_dict())
             except RuntimeError as error:
                 raise BadInput(
-                    f"{start.path}: its {name} network differs from this recipe's: {error}"
+                    f"{start.path}: its {name} network does not fit this recipe's: {error}"
                 ) from None
     return networks.to(job.device)
 
 
-def _begin(job: Job, plan: Plan) -> None:
+def _begin(job: Job, plan: Plan, facts: Survey) -> None:
     """Everything that says what the run is, config.yaml last: with it the run exists."""
     run = job.run
     run.write("plan.json", plan.to_json())
-    run.write("split.json", job.split)
+    run.write("split.json", {**job.split, **content_of(_used(job), facts)})
     run.write("environment.json", describe_environment(job.device))
     run.write_config(job.recipe)
 
 
 def _train(job: Job, facts: Survey, start: RunFolder | None, progress: Progress) -> None:
-    run, recipe = job.run, job.recipe
     plan = _plan(job, facts, start)
-    _begin(job, plan)
+    networks = _networks(job, plan, start)
     prepared = prepare_cohort(
         _needed(job),
         plan,
@@ -229,42 +270,53 @@ def _train(job: Job, facts: Survey, start: RunFolder | None, progress: Progress)
         lambda done, of: progress("prepare", done, of, {}),
         facts,
     )
-    hidden = set(job.split["train"]) - set(job.split["labelled"])
-    scans = [_hide(prepared[name], name in hidden) for name in job.split["train"]]
-    networks = _networks(job, plan, start)
-
-    def on_state(state: State) -> None:
-        stage = recipe.stages[state.stage].name
-        run.write("state.json", {**asdict(state), "stage": stage})
-
+    _begin(job, plan, facts)
     with stop_on_signals() as stop:
-        trainer = Trainer(
-            recipe,
-            networks,
-            Batches(scans),
-            Validation([prepared[name] for name in job.split["validation"]], job.device),
-            spacing_mm=plan.spacing_mm,
-            device=job.device,
-            store=run.checkpoints,
-            log=run.training_log(),
-            on_state=on_state,
-            on_step=lambda line: progress("train", line["step"], recipe.training.steps, line),
-            should_stop=lambda: bool(stop()),
-        )
+        trainer = _trainer(job, plan, networks, prepared, stop, progress)
         if trainer.restore():
             logger.info("resumed at step %d", trainer.state.step)
-            progress("resumed", trainer.state.step, recipe.training.steps, {})
+        if not job.split["validation"]:
+            logger.info("no validation scans: the networks of the last step are taken")
         trainer.run()
-    for name, weights in trainer.chosen().items():
-        run.write_network(name, weights, recipe)
-    on_state(trainer.state)
+
+
+def _trainer(
+    job: Job,
+    plan: Plan,
+    networks: nn.ModuleDict,
+    prepared: Mapping[str, PreparedScan],
+    stop: Callable[[], int],
+    progress: Progress,
+) -> Trainer:
+    run, recipe = job.run, job.recipe
+
+    def on_state(state: State) -> None:
+        if state.finished:  # first: where the state says so, they are there
+            for name, weights in trainer.chosen().items():
+                run.write_network(name, weights, recipe)
+        run.write("state.json", {**asdict(state), "stage": recipe.stages[state.stage].name})
+
+    trainer = Trainer(
+        recipe,
+        networks,
+        Batches([prepared[name] for name in job.split["train"]], plan.spacing_mm),
+        Validation([prepared[name] for name in job.split["validation"]], job.device),
+        spacing_mm=plan.spacing_mm,
+        device=job.device,
+        store=run.checkpoints,
+        log=run.training_log(),
+        fresh=lambda name: _fresh(job, plan, name, recipe.seed + 1).state_dict(),
+        on_state=on_state,
+        on_step=lambda line: progress("train", line["step"], recipe.training.steps, line),
+        should_stop=stop,
+    )
+    return trainer
 
 
 def _needed(job: Job) -> Cohort:
-    """Training and validation scans; test scans are not looked at here."""
-    wanted = {*job.split["train"], *job.split["validation"]}
-    return replace(job.cohort, subjects=tuple(s for s in job.cohort.subjects if s.id in wanted))
-
-
-def _hide(scan: PreparedScan, hidden: bool) -> PreparedScan:
-    return replace(scan, labels=None) if hidden else scan
+    """Training scans, hidden labels taken from them, and validation scans; no test scans."""
+    split = job.split
+    wanted = {*split["train"], *split["validation"]}
+    seen = {*split["labelled"], *split["validation"]}
+    subjects = (s if s.id in seen else replace(s, labels=None) for s in job.cohort.subjects)
+    return replace(job.cohort, subjects=tuple(s for s in subjects if s.id in wanted))

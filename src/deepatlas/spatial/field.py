@@ -15,15 +15,37 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     return inner + warp(outer, inner, outside="border")
 
 
-def invert(displacement: Tensor, *, iterations: int = 30) -> Tensor:
-    """Inverse displacement by fixed-point iteration, w(y) = -u(y + w(y)).
+def invert(displacement: Tensor, *, iterations: int = 30, tolerance: float = 1e-4) -> Tensor:
+    """Inverse displacement w by fixed-point iteration on w(y) + u(y + w(y)) = 0.
 
-    It converges where the map does not fold (a contraction); beyond the border the displacement
-    is continued by its border value.
+    A voxel whose residual grows goes back and halves its step: plain steps need derivatives of u
+    below 1, and fail where a map stretches to twice the size without any fold. Beyond the border
+    the displacement is continued by its border value.
+
+    Parameters
+    ----------
+    displacement : u (B, d, *S) in voxels, a map without folds.
+    iterations : at most.
+    tolerance : largest residual in voxels with which it stops early.
     """
+
+    def residual_of(inverse: Tensor) -> tuple[Tensor, Tensor]:
+        residual = inverse + warp(displacement, inverse, outside="border")
+        return residual, residual.square().sum(dim=1, keepdim=True)
+
     inverse = -displacement
+    residual, size = residual_of(inverse)
+    step = torch.ones_like(size)
     for _ in range(iterations):
-        inverse = -warp(displacement, inverse, outside="border")
+        if not bool(size.max() > tolerance**2):
+            break
+        trial = inverse - step * residual
+        trial_residual, trial_size = residual_of(trial)
+        better = trial_size < size
+        inverse = torch.where(better, trial, inverse)
+        residual = torch.where(better, trial_residual, residual)
+        size = torch.where(better, trial_size, size)
+        step = torch.where(better, step, step * 0.5)
     return inverse
 
 

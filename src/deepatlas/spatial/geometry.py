@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,10 +26,10 @@ class Geometry:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
-        affine = torch.as_tensor(self.affine).detach().to("cpu", torch.float64)
+        affine = torch.as_tensor(self.affine).detach().to("cpu", torch.float64, copy=True)
         object.__setattr__(self, "affine", affine)
         d = len(self.shape)
-        if d not in (2, 3) or affine.shape != (d + 1, d + 1):
+        if d not in (2, 3) or min(self.shape) < 1 or affine.shape != (d + 1, d + 1):
             raise ValueError(
                 f"a geometry needs 2 or 3 axes and a square affine of one more; "
                 f"got shape {self.shape} and an affine of {tuple(affine.shape)}"
@@ -43,7 +44,8 @@ class Geometry:
         affine = torch.eye(d + 1, dtype=torch.float64)
         affine[:d, :d] = torch.diag(torch.tensor(list(spacing_mm), dtype=torch.float64))
         middle = (torch.tensor(list(shape), dtype=torch.float64) - 1) / 2
-        centre = torch.tensor(list(centre_mm or [0.0] * d), dtype=torch.float64)
+        where = [0.0] * d if centre_mm is None else list(centre_mm)
+        centre = torch.tensor(where, dtype=torch.float64)
         affine[:d, d] = centre - affine[:d, :d] @ middle
         return Geometry(tuple(shape), affine)
 
@@ -73,7 +75,21 @@ class Geometry:
 
     def points_mm(self) -> Tensor:
         """World position of every voxel, (*shape, d), float64."""
+        return self._rows_mm(0, self.shape[0])
+
+    def slabs(self, points: int = 1 << 20) -> Iterator[tuple[slice, Tensor]]:
+        """World positions a few rows of the first axis at a time, to save memory.
+
+        Yields the rows and their positions (rows, *shape[1:], d), float64, about `points` of them.
+        """
+        step = max(1, points // math.prod(self.shape[1:]))
+        for start in range(0, self.shape[0], step):
+            stop = min(start + step, self.shape[0])
+            yield slice(start, stop), self._rows_mm(start, stop)
+
+    def _rows_mm(self, start: int, stop: int) -> Tensor:
         axes = [torch.arange(n, dtype=torch.float64) for n in self.shape]
+        axes[0] = axes[0][start:stop]
         return self.to_mm(torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1))
 
     def corners_mm(self) -> Tensor:

@@ -18,8 +18,9 @@ _MODES = {"linear": "bilinear", "nearest": "nearest"}
 
 @lru_cache(maxsize=16)
 def _identity(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    axes = [torch.arange(n, device=device, dtype=dtype) for n in shape]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij")).unsqueeze(0)
+    with torch.inference_mode(False):  # the next to ask for it may need gradients
+        axes = [torch.arange(n, device=device, dtype=dtype) for n in shape]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij")).unsqueeze(0)
 
 
 def identity_grid(
@@ -45,13 +46,19 @@ def sample(
 
     Returns
     -------
-    (B, C, *T) in the image's dtype; positions and weights are float32 (float64 for a float64 image)
-    whatever autocast says, because bfloat16 steps by whole voxels above 128.
+    (B, C, *T) in the image's dtype; positions and weights are float32 (float64 for a float64 image
+    and for integers) whatever autocast says, because bfloat16 steps by whole voxels above 128.
     """
     space = image.shape[2:]
     if index.shape[1] != len(space):
         raise ValueError(f"{index.shape[1]} index components for an image of {len(space)} axes")
-    exact = torch.float64 if image.dtype == torch.float64 else torch.float32
+    if mode == "linear" and not image.is_floating_point():
+        raise ValueError(f"an image of {image.dtype} has no values between voxels; say nearest")
+    coarse = image.is_floating_point() and image.dtype != torch.float64
+    exact = torch.float32 if coarse else torch.float64
+    if outside == "zeros" and 1 in space:  # [-1, 1] cannot say how far from a single voxel
+        image = F.pad(image, [end for n in reversed(space) for end in (0, int(n == 1))])
+        space = image.shape[2:]
     with torch.autocast(image.device.type, enabled=False):
         coordinates = [
             index[:, n].to(exact) * (2.0 / max(space[n] - 1, 1)) - 1.0
@@ -65,3 +72,25 @@ def sample(
             align_corners=True,
         )
     return out.to(image.dtype)
+
+
+def interpolate(image: Tensor, index: Tensor) -> Tensor:
+    """Values of an image (C, *S) at fractional voxel indices (..., d): (..., C), float64.
+
+    Exact for large fields and far points: linear in float64, and beyond the outermost voxel
+    centres the value at the nearest point of the grid. Only the part of the image around the
+    points is copied.
+    """
+    d = index.shape[-1]
+    if index.numel() == 0:
+        return index.new_empty((*index.shape[:-1], len(image)))
+    last = torch.tensor(image.shape[1:], dtype=index.dtype) - 1
+    inside = torch.minimum(index.reshape(-1, d).clamp(min=0), last)
+    bounds = inside.nan_to_num(nan=0.0)
+    first = bounds.amin(dim=0).floor()
+    ends = bounds.amax(dim=0).ceil() + 1
+    box = (slice(None), *[slice(int(a), int(b)) for a, b in zip(first, ends, strict=True)])
+    part = image[box].to(torch.float64)
+    query = (inside - first).T.reshape(1, d, *[1] * (d - 1), -1)
+    values = sample(part.unsqueeze(0), query, outside="border")
+    return values.reshape(len(image), -1).T.reshape(*index.shape[:-1], len(image))

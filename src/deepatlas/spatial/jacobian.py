@@ -1,4 +1,4 @@
-"""Jacobian determinants of x -> x + u(x): local change of volume, and folds where it is negative."""
+"""Jacobian determinants of x -> x + u(x): local change of volume; negative where the map folds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,12 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
 
 
 def folds_percent(displacement: Tensor) -> float:
-    """Percentage of inner voxels whose determinant is not positive."""
+    """Percentage of inner voxels whose determinant is not positive (NaN is not).
+
+    Inner voxels are those one from the border, along axes of 3 voxels or more.
+    """
     determinant = jacobian_determinant(displacement)
-    inner = determinant[(slice(None),) + (slice(1, -1),) * displacement.shape[1]]
-    return 100.0 * float((inner <= 0).float().mean())
+    inside = [slice(1, -1) if n > 2 else slice(None) for n in displacement.shape[2:]]
+    box = (slice(None), *inside)
+    inner = determinant[box]
+    return 100.0 * float((~(inner > 0)).float().mean())

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from deepatlas.spatial.field import invert
 from deepatlas.spatial.geometry import Geometry, Volume
-from deepatlas.spatial.grid import sample
+from deepatlas.spatial.grid import interpolate
 from deepatlas.spatial.velocity import integrate
 
 FADE_VOXELS = 16.0  # beyond its grid a displacement fades to zero over this margin
+COINCIDE_VOXELS = 1e-4  # closer to a voxel's centre than this, its value is taken as it is
 
 
 class Transform(ABC):
@@ -29,16 +30,21 @@ class Transform(ABC):
 
     def displacement(self, grid: Geometry) -> Tensor:
         """Displacement (d, *shape), float32, in voxels of `grid`, at each of its voxels."""
-        points = grid.points_mm()
-        index = grid.to_index(self(points)) - grid.to_index(points)
-        return index.movedim(-1, 0).float()
+        out = torch.empty(grid.ndim, *grid.shape)
+        for rows, points in grid.slabs():
+            step = grid.to_index(self(points)) - grid.to_index(points)
+            out[:, rows] = step.movedim(-1, 0).float()
+        return out
 
 
 class Affine(Transform):
     """x -> A x + t, given as a (d + 1, d + 1) float64 matrix acting on RAS mm."""
 
     def __init__(self, matrix: Tensor) -> None:
-        self.matrix = torch.as_tensor(matrix).detach().to("cpu", torch.float64)
+        self.matrix = torch.as_tensor(matrix).detach().to("cpu", torch.float64, copy=True)
+        n = len(self.matrix)
+        if self.matrix.shape != (n, n) or not self.matrix[-1].equal(torch.eye(n)[-1].double()):
+            raise ValueError(f"not an affine matrix whose last row is 0 .. 0 1: {matrix}")
 
     @staticmethod
     def translation(offset_mm: Sequence[float] | Tensor) -> Affine:
@@ -56,6 +62,13 @@ class Affine(Transform):
         return Affine(torch.linalg.inv(self.matrix))
 
 
+def _own(field: Tensor, geometry: Geometry) -> Tensor:
+    """A copy of a field (d, *shape), float32 on the CPU; ValueError where it is not on the grid."""
+    if tuple(field.shape) != (geometry.ndim, *geometry.shape):
+        raise ValueError(f"a field of shape {tuple(field.shape)} on a grid of {geometry.shape}")
+    return field.detach().to("cpu", torch.float32, copy=True)
+
+
 class DisplacementField(Transform):
     """x -> x + u(x), u given in voxels on a grid and fading to zero outside it.
 
@@ -65,23 +78,16 @@ class DisplacementField(Transform):
     """
 
     def __init__(self, displacement: Tensor, geometry: Geometry) -> None:
-        if tuple(displacement.shape) != (geometry.ndim, *geometry.shape):
-            raise ValueError(
-                f"a displacement of shape {tuple(displacement.shape)} on a grid of {geometry.shape}"
-            )
-        self.voxels = displacement.detach().to("cpu", torch.float32)
+        self.voxels = _own(displacement, geometry)
         self.geometry = geometry
 
     def __call__(self, points_mm: Tensor) -> Tensor:
         index = self.geometry.to_index(points_mm)
-        flat = index.reshape(-1, self.geometry.ndim)
-        query = flat.T.reshape(1, self.geometry.ndim, *[1] * (self.geometry.ndim - 1), -1)
-        moved = sample(self.voxels.double().unsqueeze(0), query, outside="border")
         last = torch.tensor(self.geometry.shape, dtype=torch.float64) - 1
-        beyond = torch.linalg.norm(flat - torch.minimum(flat.clamp(min=0), last), dim=-1)
-        fade = (1 - beyond / FADE_VOXELS).clamp(min=0)
-        step = moved.reshape(self.geometry.ndim, -1).T * fade[:, None]
-        return self.geometry.to_mm(flat + step).reshape(points_mm.shape)
+        beyond = index - torch.minimum(index.clamp(min=0), last)
+        fade = 1 - torch.linalg.norm(beyond, dim=-1, keepdim=True) / FADE_VOXELS
+        step = interpolate(self.voxels, index) * fade.clamp(min=0)
+        return self.geometry.to_mm(index + step)
 
     def inverse(self) -> DisplacementField:
         return DisplacementField(invert(self.voxels.unsqueeze(0))[0], self.geometry)
@@ -96,7 +102,7 @@ class VelocityField(Transform):
     """
 
     def __init__(self, velocity: Tensor, geometry: Geometry, *, squarings: int = 7) -> None:
-        self.velocity = velocity.detach().to("cpu", torch.float32)
+        self.velocity = _own(velocity, geometry)
         self.geometry = geometry
         self.squarings = squarings
         flow = integrate(self.velocity.unsqueeze(0), squarings=squarings)[0]
@@ -140,30 +146,21 @@ def resample(
     onto : the fixed grid.
     transform : fixed mm -> moving mm; None for the identity.
     labels : nearest neighbour, dtype and values kept; otherwise linear, float32.
-    outside : the value beyond the moving scan's outermost voxel centres.
+    outside : the value outside the moving scan, beyond the faces of its outermost voxels. Between
+        those voxels' centres and faces, half a voxel, an image keeps their value, as in ITK.
     """
-    points = onto.points_mm()
-    index = volume.geometry.to_index(points if transform is None else transform(points))
-    nearest = index.round()
-    if (index - nearest).abs().max() < 1e-4:  # grids coincide: nothing to interpolate
-        index = nearest
-        labels_like = True
-    else:
-        labels_like = labels
-    if labels_like:
-        data = _nearest(volume.data, index, outside)
-    else:
-        query = index.movedim(-1, 0).unsqueeze(0)
-        image = (volume.data.double() - outside)[None, None]
-        data = sample(image, query)[0, 0] + outside
-    return Volume(data if labels else data.float(), onto)
-
-
-def _nearest(data: Tensor, index: Tensor, outside: float) -> Tensor:
-    """Look values up by the nearest voxel; exact for integers of any size."""
-    nearest = index.round().long()
-    last = torch.tensor(data.shape) - 1
-    clamped = torch.minimum(nearest.clamp(min=0), last)
-    inside = (clamped == nearest).all(dim=-1)
-    values = data[tuple(clamped.unbind(-1))]
-    return torch.where(inside, values, torch.full((), outside, dtype=data.dtype))
+    data = volume.data.cpu()
+    out = torch.empty(onto.shape, dtype=data.dtype if labels else torch.float32)
+    for rows, points in onto.slabs():
+        index = volume.geometry.to_index(points if transform is None else transform(points))
+        nearest = torch.floor(index.round(decimals=6) + 0.5)  # a half goes up, as in ITK
+        last = torch.tensor(data.shape, dtype=torch.float64) - 1
+        voxel = torch.minimum(nearest.clamp(min=0), last)
+        inside = (voxel == nearest).all(dim=-1)
+        if labels or (index - nearest).abs().max() < COINCIDE_VOXELS:  # nothing to interpolate
+            values = data[tuple(voxel.nan_to_num(nan=0.0).long().unbind(-1))]
+        else:
+            values = interpolate(data.unsqueeze(0), index)[..., 0]
+        values = values.to(out.dtype)
+        out[rows] = torch.where(inside, values, torch.full((), outside, dtype=out.dtype))
+    return Volume(out, onto)

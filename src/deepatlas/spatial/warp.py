@@ -23,6 +23,11 @@ def warp(
 
 def positions(displacement: Tensor) -> Tensor:
     """Voxel index that each voxel is sent to, (B, d, *S), float32 or float64."""
+    if displacement.shape[1] != displacement.ndim - 2:
+        raise ValueError(
+            f"a displacement of shape {tuple(displacement.shape)}: expected one channel per axis, "
+            "(B, d, *space)"
+        )
     exact = displacement if displacement.element_size() >= 4 else displacement.float()
     grid = identity_grid(exact.shape[2:], device=exact.device, dtype=exact.dtype)
     return grid + exact

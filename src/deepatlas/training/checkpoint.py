@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from deepatlas.io.atomic import write_json
+from deepatlas.io.atomic import write_bytes, write_json
 
 LATEST, PREVIOUS, UNFINISHED = "latest", "previous", "unfinished"
+TENSORS, FACTS = "tensors.safetensors", "facts.json"
+_log = logging.getLogger(__name__)
 
 
 class CheckpointStore:
@@ -25,29 +28,46 @@ class CheckpointStore:
         self.folder = Path(folder)
 
     def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Write a generation; whenever the process dies, one whole generation is left."""
+        """Write a generation; whenever the process dies, the one before or this one is whole.
+
+        Raises
+        ------
+        DeepAtlasError : no room or no right to write; the generations before stay.
+        """
         aside = self.folder / UNFINISHED
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
         contiguous = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
-        save_file(contiguous, aside / "tensors.safetensors")
-        write_json(aside / "facts.json", dict(facts))  # last: its presence says it is whole
+        write_bytes(aside / TENSORS, save(contiguous))
+        write_json(aside / FACTS, dict(facts))  # last: its presence says it is whole
+        self._move_up()
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest whole generation, or None where there is none."""
+        if self._read(UNFINISHED) is not None:  # whole, and killed before it got its name
+            self._move_up()
+        for name in (LATEST, PREVIOUS):
+            found = self._read(name)
+            if found is not None:
+                return found
+            if (self.folder / name).exists():
+                _log.warning("%s: damaged, going back further", self.folder / name)
+        return None
+
+    def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        folder = self.folder / name
+        try:
+            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            return load_file(folder / TENSORS), facts
+        except (OSError, ValueError, SafetensorError):
+            return None
+
+    def _move_up(self) -> None:
+        """The unfinished generation is whole: it becomes the latest, the latest the previous."""
         latest, previous = self.folder / LATEST, self.folder / PREVIOUS
         if latest.exists():
             shutil.rmtree(previous, ignore_errors=True)
             latest.rename(previous)
-        aside.rename(latest)
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest whole generation, or None where there is none."""
-        for name in (LATEST, UNFINISHED, PREVIOUS):
-            folder = self.folder / name
-            try:
-                facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-                return load_file(folder / "tensors.safetensors"), facts
-            except (OSError, ValueError, SafetensorError):
-                continue
-        return None
+        (self.folder / UNFINISHED).rename(latest)
 
 
 def pack(prefix: str, module: nn.Module) -> dict[str, Tensor]:
@@ -74,9 +94,13 @@ def restore_optimiser(
     prefix: str, tensors: Mapping[str, Tensor], optimiser: torch.optim.Optimizer
 ) -> None:
     """Put packed moments back into a fresh optimiser over the same parameters."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in unpack(prefix, tensors).items():
         index, _, moment = name.partition("/")
+        like = parameters[int(index)]
+        if tensor.shape == like.shape:  # laid out in memory as before, so rounding is the same
+            tensor = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
         state.setdefault(int(index), {})[moment] = tensor
     whole = optimiser.state_dict()
     whole["state"] = state

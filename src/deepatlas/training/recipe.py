@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,22 @@ from typing import Any
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from deepatlas.data.augment import Augmentation
 from deepatlas.data.plan import DataConfig
 from deepatlas.errors import BadInput
-from deepatlas.parts import build
+from deepatlas.networks.outside import is_outside
+from deepatlas.networks.registration import REGISTRATION_NETWORKS
+from deepatlas.networks.segmentation import SEGMENTATION_NETWORKS
+from deepatlas.parts import resolve
 from deepatlas.training.schedule import Optimiser
 from deepatlas.training.tasks import TASKS
+from deepatlas.training.tasks.base import make_part
 
-NETWORKS = ("segmentation", "registration")
+TABLES: dict[str, Any] = {
+    "segmentation": SEGMENTATION_NETWORKS,
+    "registration": REGISTRATION_NETWORKS,
+}
+NETWORKS = tuple(TABLES)
 
 
 @dataclass(frozen=True)
@@ -27,10 +36,12 @@ class Training:
 
     Parameters
     ----------
-    steps : optimiser steps of the whole run, divided among its stages by their shares.
+    steps : optimiser steps of the whole run, divided among its stages by their shares. Where a run
+        is continued with more of them, the last stage gets what is added.
     deterministic : the same weights bit for bit, interrupted or not (same machine and threads).
     checkpoint_minutes : minutes between checkpoints.
-    validations : how often the networks are scored on validation scans in a stage.
+    validations : how often the networks are scored on validation scans in a stage. Without such
+        scans, or with 0, the networks of the last step are taken.
     precision : "bfloat16" (autocast; maps and losses stay float32) or "float32".
     """
 
@@ -43,6 +54,12 @@ class Training:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
+        if self.validations < 0:
+            raise ValueError(f"validations must be at least 0, not {self.validations}")
+        if not self.checkpoint_minutes >= 0:
+            raise ValueError(
+                f"checkpoint_minutes must be at least 0, not {self.checkpoint_minutes}"
+            )
         if self.precision not in ("bfloat16", "float32"):
             raise ValueError(f"precision must be bfloat16 or float32, not {self.precision!r}")
 
@@ -54,7 +71,7 @@ class Stage:
     Parameters
     ----------
     share : of the run's steps, relative to the other stages' shares.
-    pretraining : left out when the run starts from the networks of another run (--init).
+    pretraining : left out when the networks it trains come from another run (--init).
     start : networks of the stages before as they were "best" on validation, or "last".
     fresh : networks that start this stage with new weights.
     """
@@ -72,7 +89,7 @@ class Stage:
             raise ValueError(f"share must be positive, not {self.share}")
         if self.start not in ("best", "last"):
             raise ValueError(f"start must be best or last, not {self.start!r}")
-        object.__setattr__(self, "task", build(TASKS, self.task, f"stages.{self.name}.task"))
+        object.__setattr__(self, "task", make_part(TASKS, self.task, f"stages.{self.name}.task"))
 
 
 @dataclass(frozen=True)
@@ -97,6 +114,29 @@ class Recipe:
         unknown = sorted(set(self.networks) - set(NETWORKS))
         if unknown or not self.networks:
             raise ValueError(f"networks must be among {NETWORKS}, got {sorted(self.networks)}")
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"stages must be one or more, each of its own name, got {names}")
+        faults = [fault for stage in self.stages for fault in self._stage_faults(stage)]
+        if faults:
+            raise BadInput(faults)
+        full = {name: _full_spec(name, spec) for name, spec in self.networks.items()}
+        object.__setattr__(self, "networks", full)
+
+    def _stage_faults(self, stage: Stage) -> list[str]:
+        """Networks that a stage names and the recipe has not."""
+        named = {
+            "task": getattr(stage.task, "needs", ()),
+            "optimisers": stage.optimisers,
+            "fresh": stage.fresh,
+        }
+        return [
+            f"stages.{stage.name}.{key}: speaks of the network {name!r}, and the recipe "
+            f"{self.name} has {', '.join(self.networks)}; take it out or add the network"
+            for key, names in named.items()
+            for name in names
+            if name not in self.networks
+        ]
 
     @property
     def needs_labels(self) -> bool:
@@ -107,6 +147,28 @@ class Recipe:
     def needs_pairs(self) -> bool:
         """Whether a registration network is trained."""
         return "registration" in self.networks
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether any stage looks at manual segmentations of training scans."""
+        return any(getattr(stage.task, "uses_labels", True) for stage in self.stages)
+
+    def continued(self, networks: Collection[str]) -> Recipe:
+        """Without the pretraining of these networks, which come from another run.
+
+        Raises
+        ------
+        BadInput : no stage would be left.
+        """
+        stages = tuple(
+            stage
+            for stage in self.stages
+            if not stage.pretraining
+            or not set(getattr(stage.task, "trains", NETWORKS)) <= set(networks)
+        )
+        if not stages:
+            raise BadInput(f"recipe {self.name!r} has only pretraining: --init leaves nothing")
+        return replace(self, stages=stages)
 
     def stage_steps(self) -> list[int]:
         """Steps of each stage; they add up to training.steps."""
@@ -129,15 +191,17 @@ def load_recipe(
     *,
     config: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
-    continued: bool = False,
 ) -> Recipe:
     """A recipe by name, with a user's YAML laid over it and single keys over that.
 
     Parameters
     ----------
     config : YAML with any of the recipe's keys; a `stages` list replaces the recipe's.
-    overrides : dotted keys, `training.steps` or `stages.0.task.batch`, to values.
-    continued : leave the pretraining stages out.
+    overrides : dotted keys, `training.steps` or `stages.joint.task.batch`, to values.
+
+    Raises
+    ------
+    BadInput : an unknown recipe, key or part, or a value that does not fit; all faults together.
     """
     source = resources.files("deepatlas.recipes") / f"{name}.yaml"
     if not source.is_file():
@@ -147,10 +211,6 @@ def load_recipe(
         tree = _merge(tree, _read_yaml(config))
     for key, value in (overrides or {}).items():
         _set(tree, key, value)
-    if continued:
-        tree["stages"] = [s for s in tree["stages"] if not s.get("pretraining")]
-        if not tree["stages"]:
-            raise BadInput(f"recipe {name!r} has only pretraining stages: --init leaves nothing")
     return parse_recipe(tree, what=str(config or f"recipe {name}"))
 
 
@@ -159,15 +219,14 @@ def parse_recipe(tree: Mapping[str, Any], *, what: str = "recipe") -> Recipe:
     try:
         return _ADAPTER.validate_python(tree)
     except ValidationError as error:
-        faults = [f"{what}: {_place(e['loc'])}: {e['msg']}" for e in error.errors()]
-        raise BadInput(faults) from None
+        raise BadInput([_sentence(what, fault) for fault in error.errors()]) from None
 
 
 def to_tree(part: Any) -> Any:
     """Plain YAML values of a recipe or any part of it, all defaults written out."""
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
         fields = {f.name: to_tree(getattr(part, f.name)) for f in dataclasses.fields(part)}
-        kind = _kinds().get(type(part))
+        kind = _kind(type(part))
         return {"kind": kind, **fields} if kind else fields
     if isinstance(part, Mapping):
         return {key: to_tree(value) for key, value in part.items()}
@@ -186,8 +245,29 @@ def _kinds() -> dict[type, str]:
     return {kind: name for table in tables for name, kind in table.items()}
 
 
-def _place(location: Sequence[int | str]) -> str:
-    return ".".join(str(part) for part in location) or "recipe"
+def _kind(cls: type) -> str | None:
+    """The name of a part's class in YAML; None for what needs none in its place."""
+    if cls in _SCHEMAS:
+        return None
+    return _kinds().get(cls, f"{cls.__module__}:{cls.__qualname__}")
+
+
+def _full_spec(name: str, spec: Any) -> dict[str, Any]:
+    """The specification of a network with all its defaults; one from outside as it was given."""
+    if is_outside(spec):
+        return {"kind": spec} if isinstance(spec, str) else dict(spec)
+    return resolve(TABLES[name], spec, f"networks.{name}")
+
+
+def _sentence(what: str, fault: Any) -> str:
+    """One of pydantic's faults in our words; it names the key."""
+    key = ".".join(str(part) for part in fault["loc"])
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        message = "there is no such key; take it out or mend its name"
+    elif fault["loc"] and not isinstance(fault["input"], dict | list):
+        message = f"{message[0].lower()}{message[1:]}, got {fault['input']!r}"
+    return f"{what}: {key}: {message}" if key else f"{what}: {message}"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -212,17 +292,14 @@ def _merge(base: Any, top: Any) -> Any:
 def _set(tree: Any, key: str, value: Any) -> None:
     *path, last = key.split(".")
     place = tree
+    at: Any
     for part in path:
-        if isinstance(place, list):
-            place = place[_index(place, part, key)]
-        else:
-            if not isinstance(place.get(part), dict | list):
-                place[part] = {"kind": place[part]} if isinstance(place.get(part), str) else {}
-            place = place[part]
-    if isinstance(place, list):
-        place[_index(place, last, key)] = value
-    else:
-        place[last] = value
+        at = _index(place, part, key) if isinstance(place, list) else part
+        inner = place[at] if isinstance(place, list) else place.get(at)
+        if not isinstance(inner, dict | list):
+            place[at] = {"kind": inner} if isinstance(inner, str) else {}
+        place = place[at]
+    place[_index(place, last, key) if isinstance(place, list) else last] = value
 
 
 def _index(items: list[Any], part: str, key: str) -> int:
@@ -235,6 +312,7 @@ def _index(items: list[Any], part: str, key: str) -> int:
     raise BadInput(f"--set {key}: no {part!r} among {[n for n in names if n]}")
 
 
-for _schema in (DataConfig, Optimiser, Training, Stage, Recipe):
-    _schema.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+_SCHEMAS: tuple[Any, ...] = (Augmentation, DataConfig, Optimiser, Training, Stage, Recipe)
+for _schema in _SCHEMAS:
+    _schema.__pydantic_config__ = ConfigDict(extra="forbid")
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)

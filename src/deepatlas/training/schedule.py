@@ -26,6 +26,10 @@ class Optimiser:
     clip: float = 10.0
 
     def __post_init__(self) -> None:
+        if not (self.rate > 0 and self.clip > 0 and self.weight_decay >= 0):
+            raise ValueError("rate and clip must be positive, weight_decay at least 0")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"warmup is a share of the steps, 0 to 1, not {self.warmup}")
         if self.schedule not in ("cosine", "linear", "constant", "steps"):
             raise ValueError(
                 f"schedule must be cosine, linear, constant or steps, not {self.schedule!r}"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deepatlas.data.batches import Batch
+from deepatlas.data.randomness import seed_of
 from deepatlas.training.checkpoint import pack_optimiser, restore_optimiser
 from deepatlas.training.recipe import Stage
 from deepatlas.training.schedule import Optimiser
@@ -39,6 +40,7 @@ class StageRun:
     ) -> None:
         self.stage = stage
         self.networks = networks
+        self.key = context.key
         self.device = device
         self.precision = precision
         self.task: Task = stage.task.build(networks, context)
@@ -68,7 +70,7 @@ class StageRun:
         return packed
 
     def step(self, index: int, batch: Batch) -> dict[str, Any]:
-        """One optimiser step; returns the log line: group, total, terms, rate, seconds, finite."""
+        """One optimiser step; returns the log line: group, total, terms, rate, finite, ..."""
         started = time.monotonic()
         name = self.turns[index]
         self._take_turn(name)
@@ -77,6 +79,7 @@ class StageRun:
         for group in optimiser.param_groups:
             group["lr"] = rate
         half = self.precision == "bfloat16"
+        torch.manual_seed(seed_of(*self.key, index, "networks"))  # dropout: no stream to save
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             terms = self.task(batch.to(self.device), index)
         terms.total.backward()

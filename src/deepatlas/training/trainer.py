@@ -23,8 +23,17 @@ MAX_BAD_STEPS = 20  # steps in a row with a non-finite loss before giving up
 LOG_LINES = 200  # a stage leaves about so many training lines
 
 
-class Stopped(DeepAtlasError):
-    """The process was asked to stop; a checkpoint has been written."""
+class Stopped(DeepAtlasError):  # noqa: N818 - the process was asked to, nothing is wrong
+    """The process was asked to stop; a checkpoint has been written.
+
+    Attributes
+    ----------
+    exit_code : of a process that the signal ended (143 for SIGTERM, 130 for Ctrl-C).
+    """
+
+    def __init__(self, message: str, *, signal: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal
 
 
 @dataclass
@@ -35,6 +44,7 @@ class State:
     ----------
     stage, stage_step : the stage being trained, and how many of its steps are done.
     step : steps of the whole run that are done.
+    lengths : steps of each stage, of the whole run together.
     best : by network, its best validation score in the last stage that trained it.
     group_steps, group_seconds : optimiser steps and seconds by network.
     """
@@ -42,6 +52,7 @@ class State:
     stage: int = 0
     stage_step: int = 0
     step: int = 0
+    lengths: list[int] = field(default_factory=list)
     finished: bool = False
     seconds: float = 0.0
     best: dict[str, float] = field(default_factory=dict)
@@ -55,9 +66,11 @@ class Trainer:
     Parameters
     ----------
     networks : by name; trained in place.
-    on_state : told the state after each checkpoint.
+    fresh : gives new weights for the network of that name, for stages that start with such.
+    on_state : told the state before the first step and after each checkpoint.
     on_step : told each log line after its step, for a progress bar.
-    should_stop : asked after each step; True saves a checkpoint and raises Stopped.
+    should_stop : asked after each step; the number of a signal saves a checkpoint and raises
+        Stopped, 0 goes on.
     """
 
     def __init__(
@@ -71,9 +84,10 @@ class Trainer:
         device: torch.device,
         store: CheckpointStore,
         log: Log,
+        fresh: Callable[[str], Mapping[str, Tensor]],
         on_state: Callable[[State], None] = lambda state: None,
         on_step: Callable[[Mapping[str, Any]], None] = lambda line: None,
-        should_stop: Callable[[], bool] = lambda: False,
+        should_stop: Callable[[], int] = lambda: 0,
     ) -> None:
         self.recipe = recipe
         self.networks = networks
@@ -83,17 +97,20 @@ class Trainer:
         self.device = device
         self.store = store
         self.log = log
+        self.fresh = fresh
         self.on_state = on_state
         self.on_step = on_step
         self.should_stop = should_stop
         self.state = State()
         self.best: dict[str, dict[str, Tensor]] = {}
         self.restored: dict[str, Tensor] = {}
+        self.saved = 0.0
 
     def restore(self) -> bool:
         """Continue from the newest checkpoint; False where there is none."""
         loaded = self.store.load()
         if loaded is None:
+            self.log.clear()
             return False
         self.restored, facts = loaded
         self.state = State(**facts)
@@ -103,21 +120,39 @@ class Trainer:
             if best:
                 self.best[name] = best
         self.log.cut(self.state.step)
+        text = f"resumed at step {self.state.step}"
+        self.log.write(event="note", step=self.state.step, text=text)
         return True
 
     def run(self) -> None:
         """Train to the end of the last stage; a finished run with more steps goes on in it."""
-        lengths = self.recipe.stage_steps()
+        self.state.lengths = self._lengths()
         self.state.finished = False
-        while True:
-            index = self.state.stage
-            run = self._begin(self.recipe.stages[index], lengths[index])
-            self._train(run, lengths[index])
-            if index + 1 == len(self.recipe.stages):
-                break
-            self.state.stage, self.state.stage_step = index + 1, 0
+        self.on_state(self.state)
+        self.saved = time.monotonic()
+        with torch.random.fork_rng(self._gpus()):  # each step seeds anew: see StageRun
+            while True:
+                index = self.state.stage
+                length = self.state.lengths[index]
+                run = self._begin(self.recipe.stages[index], length)
+                self._train(run, length)
+                if index + 1 == len(self.recipe.stages):
+                    break
+                self.state.stage, self.state.stage_step = index + 1, 0
         self.state.finished = True
         self._save(run)
+
+    def _lengths(self) -> list[int]:
+        """Steps of each stage; what was added since the run was begun goes to the last one."""
+        begun = self.state.lengths
+        if not begun:
+            return self.recipe.stage_steps()
+        return [*begun[:-1], begun[-1] + self.recipe.training.steps - sum(begun)]
+
+    def _gpus(self) -> list[int]:
+        if self.device.type != "cuda":
+            return []
+        return [torch.cuda.current_device() if self.device.index is None else self.device.index]
 
     def chosen(self) -> dict[str, dict[str, Tensor]]:
         """Chosen weights by network: the best on validation, or the last where there was none."""
@@ -133,7 +168,7 @@ class Trainer:
                 for name, weights in self.best.items():
                     self.networks[name].load_state_dict(weights)
             for name in stage.fresh:
-                _start_afresh(self.networks[name], self.recipe.seed)
+                self.networks[name].load_state_dict(self.fresh(name))
             self.log.write(event="stage", stage=stage.name, step=self.state.step)
         pools = self.batches.pools
         context = Context(
@@ -161,7 +196,7 @@ class Trainer:
     def _train(self, run: StageRun, steps: int) -> None:
         marks = _marks(steps, self.recipe.training.validations)
         every = max(1, steps // LOG_LINES)
-        saved, bad = time.monotonic(), 0
+        bad = 0
         while self.state.stage_step < steps:
             started = time.monotonic()
             index = self.state.stage_step
@@ -178,12 +213,12 @@ class Trainer:
                 self._validate(run)
             self.on_step({**line, "stage": run.stage.name, "step": self.state.step})
             stop = self.should_stop()
-            minutes = (time.monotonic() - saved) / 60
+            minutes = (time.monotonic() - self.saved) / 60
             if stop or minutes >= self.recipe.training.checkpoint_minutes:
                 self._save(run)
-                saved = time.monotonic()
             if stop:
-                raise Stopped(f"stopped at step {self.state.step}; the same command resumes there")
+                text = f"stopped at step {self.state.step}; the same command resumes there"
+                raise Stopped(text, signal=stop)
 
     def _count(self, line: Mapping[str, Any], seconds: float) -> None:
         state, name = self.state, line["group"]
@@ -214,7 +249,11 @@ class Trainer:
         if not scores:
             return
         self.log.write(
-            event="validation", stage=run.stage.name, step=self.state.step, scores=scores
+            event="validation",
+            stage=run.stage.name,
+            step=self.state.step,
+            group_steps=dict(self.state.group_steps),
+            scores=scores,
         )
         for name in run.names:
             score = scores.get(f"{name}.dice")
@@ -229,18 +268,10 @@ class Trainer:
             tensors |= pack(name, network)
             tensors |= {f"best.{name}/{n}": t for n, t in self.best.get(name, {}).items()}
         self.store.save(tensors, asdict(self.state))
+        self.saved = time.monotonic()
         self.on_state(self.state)
 
 
 def _marks(steps: int, validations: int) -> set[int]:
     """After which steps of a stage the networks are scored; its end is one of them."""
     return {round(steps * (i + 1) / validations) for i in range(validations)}
-
-
-def _start_afresh(network: nn.Module, seed: int) -> None:
-    """New weights for a network, as its layers initialise themselves."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed + 1)
-        for module in network.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepatlas.networks.blocks import channels_last, crop, pad_to_multiple
-from deepatlas.networks.outside import build_outside, is_outside
+from deepatlas.errors import BadInput
+from deepatlas.networks.blocks import channels_last
+from deepatlas.networks.outside import apply_padded, build_outside, is_outside
 from deepatlas.networks.registration.base import Deformation, RegistrationNetwork
 from deepatlas.networks.registration.voxelmorph import VoxelMorph
 from deepatlas.parts import build
@@ -31,10 +32,10 @@ class OutsideRegistration(RegistrationNetwork):
         self.velocity = velocity
 
     def forward(self, moving: Tensor, fixed: Tensor) -> Deformation:
-        pair = pad_to_multiple(torch.cat([moving, fixed], dim=1), self.multiple)
-        field = crop(self.module(pair), fixed.shape[2:])
+        pair = torch.cat([moving, fixed], dim=1)
+        field = apply_padded(self.module, pair, self.multiple, pair.ndim - 2)
         with torch.autocast(pair.device.type, enabled=False):
-            field = field.to(torch.float32).contiguous()
+            field = field.contiguous()
             if not self.velocity:
                 return Deformation(field)
             return Deformation(integrate(field), field)
@@ -49,11 +50,19 @@ def build_registration(
     ----------
     spec : a name of `REGISTRATION_NETWORKS` with its fields, or a dotted path; a network from
         outside that is no RegistrationNetwork gets moving and fixed as two channels and gives a
-        displacement in voxels (or a velocity, with `velocity: true`).
+        displacement in voxels (or a velocity, with `velocity: true`); it is padded to `multiple`
+        (default 16). Both fields are refused for a RegistrationNetwork, which sees to itself.
+
+    Raises
+    ------
+    BadInput : a spec that names no network, or with wrong fields.
     """
     if is_outside(spec):
-        module, options = build_outside(spec, what, ndim=ndim)
+        defaults = {"multiple": 16, "velocity": False}
+        module, options = build_outside(spec, what, defaults, ndim=ndim)
         if not isinstance(module, RegistrationNetwork):
             module = OutsideRegistration(module, options["multiple"], options["velocity"])
+        elif given := [name for name in defaults if isinstance(spec, Mapping) and name in spec]:
+            raise BadInput(f"{what}: {', '.join(given)} cannot be set for a RegistrationNetwork")
         return channels_last(module, ndim)
     return channels_last(build(REGISTRATION_NETWORKS, spec, what).build(ndim=ndim), ndim)

@@ -27,7 +27,8 @@ class VoxelMorph:
     Parameters
     ----------
     encoder : channels after each strided convolution; the size halves each time.
-    decoder : channels of one convolution per level on the way up.
+    decoder : channels of one convolution per level on the way up; at half resolution the last
+        one has no level and is left out.
     final : channels of the convolutions at the output resolution.
     velocity : predict a stationary velocity and integrate it (no folds); else a displacement.
     half_resolution : predict on a grid of half the resolution, then interpolate the displacement.
@@ -47,6 +48,10 @@ class VoxelMorph:
                 f"decoder needs one entry per level of the encoder ({len(self.encoder)}), "
                 f"got {len(self.decoder)}"
             )
+        if not self.encoder:
+            raise ValueError("encoder needs one level or more")
+        if self.squarings < 0:
+            raise ValueError(f"squarings must be 0 or more, got {self.squarings}")
 
     def build(self, *, ndim: int) -> VoxelMorphNetwork:
         """The network with fresh weights, drawn from torch's generator."""

@@ -21,12 +21,18 @@ from deepatlas.networks.blocks import (
 class UNet:
     """Two convolutions per level, strided on the way down, repeated voxels on the way up.
 
+    The finest level, where a voxel costs most, has one convolution on the way down.
+
     Parameters
     ----------
     features : channels of each level, the finest first.
     """
 
     features: tuple[int, ...] = (16, 32, 64, 64)
+
+    def __post_init__(self) -> None:
+        if not self.features:
+            raise ValueError("features needs one level or more")
 
     def build(self, *, ndim: int, classes: int) -> UNetNetwork:
         """The network with fresh weights, drawn from torch's generator."""
@@ -44,8 +50,10 @@ class UNetNetwork(nn.Module):
         self.down = nn.ModuleList()
         channels = 1
         for level, outputs in enumerate(features):
-            first = Block(ndim, channels, outputs, stride=2 if level else 1, norm=True)
-            self.down.append(nn.Sequential(first, Block(ndim, outputs, outputs, norm=True)))
+            blocks = [Block(ndim, channels, outputs, stride=2 if level else 1, norm=True)]
+            if level:
+                blocks.append(Block(ndim, outputs, outputs, norm=True))
+            self.down.append(nn.Sequential(*blocks))
             channels = outputs
         self.up = nn.ModuleList()
         for outputs in reversed(features[:-1]):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deepatlas.data.batches import Batch, Request
+from deepatlas.errors import BadInput
+from deepatlas.parts import build
 
 
 @dataclass(frozen=True)
@@ -68,3 +73,24 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch, step: int) -> Terms:
         """The losses of a step."""
+
+
+def make_part(table: Mapping[str, type], spec: Any, what: str) -> Any:
+    """The part that a specification names; one that is made already is passed on.
+
+    Raises
+    ------
+    BadInput : faults of the specification, or a part from outside whose settings a run could not
+        record.
+    """
+    made = spec if _is_part(spec) else build(table, spec, what)
+    if not _is_part(made):
+        raise BadInput(
+            f"{what}: {spec} gives a {type(made).__name__}, whose settings a run cannot record; "
+            "make it a dataclass"
+        )
+    return made
+
+
+def _is_part(made: Any) -> bool:
+    return dataclasses.is_dataclass(made) and not isinstance(made, type)

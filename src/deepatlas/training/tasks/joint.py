@@ -14,11 +14,10 @@ from deepatlas.data.randomness import uniform
 from deepatlas.losses.overlap import OVERLAPS
 from deepatlas.losses.regularity import REGULARITIES
 from deepatlas.losses.similarity import SIMILARITIES
-from deepatlas.parts import build
 from deepatlas.spatial.warp import warp
-from deepatlas.training.tasks.base import Context, Task, Terms
+from deepatlas.training.tasks.base import Context, Task, Terms, make_part
 from deepatlas.training.tasks.registration import add_alignment, pair_of
-from deepatlas.training.tasks.segmentation import supervised
+from deepatlas.training.tasks.segmentation import check_batch, supervised
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,28 @@ class Joint:
             ("anatomy", OVERLAPS),
             ("overlap", OVERLAPS),
         ):
-            object.__setattr__(self, name, build(table, getattr(self, name), f"task.{name}"))
-        if self.registration_steps + self.segmentation_steps < 1:
+            object.__setattr__(self, name, make_part(table, getattr(self, name), f"task.{name}"))
+        check_batch(self.batch)
+        if min(self.registration_steps, self.segmentation_steps) < 0 or not self.trains:
             raise ValueError("a round needs at least one step of registration or segmentation")
+        if self.atlases < 1:
+            raise ValueError(f"atlases must be at least 1, not {self.atlases}")
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """Names of the networks that it trains."""
+        steps = {"registration": self.registration_steps, "segmentation": self.segmentation_steps}
+        return tuple(name for name, count in steps.items() if count)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the networks that it works with."""
+        return ("registration", "segmentation")
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether it looks at manual segmentations."""
+        return True
 
     def build(self, networks: nn.ModuleDict, context: Context) -> JointTask:
         """The task over given networks."""
@@ -88,9 +106,7 @@ class JointTask(Task):
         self.context = context
 
     def groups(self) -> tuple[str, ...]:
-        c = self.config
-        shares = (("registration", c.registration_steps), ("segmentation", c.segmentation_steps))
-        return tuple(name for name, steps in shares if steps)
+        return self.config.trains
 
     def group(self, step: int) -> str:
         c = self.config

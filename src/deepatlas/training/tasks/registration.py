@@ -13,9 +13,9 @@ from deepatlas.losses.overlap import OVERLAPS
 from deepatlas.losses.regularity import REGULARITIES
 from deepatlas.losses.similarity import SIMILARITIES
 from deepatlas.networks.registration.base import Deformation
-from deepatlas.parts import build
 from deepatlas.spatial.warp import warp
-from deepatlas.training.tasks.base import Context, Task, Terms
+from deepatlas.training.tasks.base import Context, Task, Terms, make_part
+from deepatlas.training.tasks.segmentation import check_batch
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,6 @@ class Registration:
     labelled_pairs : probability of drawing a pair with two manual segmentations; only such pairs
         have the anatomy loss.
     batch : pairs in a step.
-    spacing_mm : of the working grid, filled in from the plan.
     """
 
     similarity: Any = "lncc"
@@ -47,7 +46,23 @@ class Registration:
             ("regularity", REGULARITIES),
             ("anatomy", OVERLAPS),
         ):
-            object.__setattr__(self, name, build(table, getattr(self, name), f"task.{name}"))
+            object.__setattr__(self, name, make_part(table, getattr(self, name), f"task.{name}"))
+        check_batch(self.batch)
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """Names of the networks that it trains."""
+        return ("registration",)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the networks that it works with."""
+        return ("registration",)
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether it looks at manual segmentations."""
+        return self.labelled_pairs > 0
 
     def build(self, networks: nn.ModuleDict, context: Context) -> RegistrationTask:
         """The task over given networks."""
@@ -57,31 +72,33 @@ class Registration:
 class RegistrationTask(Task):
     """Trains the registration network alone."""
 
-    def __init__(
-        self, config: Registration, networks: nn.ModuleDict, context: Context
-    ) -> None:
+    def __init__(self, config: Registration, networks: nn.ModuleDict, context: Context) -> None:
         super().__init__()
         self.config = config
         self.networks = networks
         self.context = context
 
     def groups(self) -> tuple[str, ...]:
-        return ("registration",)
+        return self.config.trains
 
     def group(self, step: int) -> str:
         return "registration"
 
     def request(self, step: int) -> Request:
+        which = "yes" if self._labelled_pair(step) else "any"
+        return pair_of(which, which, self.config.batch)
+
+    def _labelled_pair(self, step: int) -> bool:
+        """Whether a step is one of those with two manual segmentations."""
         drawn = uniform(*self.context.key, step, "labelled pair") < self.config.labelled_pairs
-        both = drawn and self.context.labelled >= 2
-        return pair_of("yes" if both else "any", "yes" if both else "any", self.config.batch)
+        return drawn and self.context.labelled >= 2
 
     def forward(self, batch: Batch, step: int) -> Terms:
         moving, fixed = batch.scans["moving"], batch.scans["fixed"]
         deformation = self.networks["registration"](moving.image, fixed.image)
         terms = Terms()
         add_alignment(terms, deformation, self.config, self.context.spacing_mm, batch)
-        if bool((moving.labelled & fixed.labelled).all()):
+        if self._labelled_pair(step):
             warped = warp(moving.one_hot(), deformation.displacement, outside="border")
             present = moving.present & fixed.present
             loss = self.config.anatomy(warped, fixed.one_hot(), present=present)

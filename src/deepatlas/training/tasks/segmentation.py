@@ -11,8 +11,7 @@ from torch import nn
 from deepatlas.data.augment import Augmentation
 from deepatlas.data.batches import Batch, Draw, Request, one_hot
 from deepatlas.losses.overlap import OVERLAPS
-from deepatlas.parts import build
-from deepatlas.training.tasks.base import Context, Task, Terms
+from deepatlas.training.tasks.base import Context, Task, Terms, make_part
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,23 @@ class Segmentation:
     batch: int = 2
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "overlap", build(OVERLAPS, self.overlap, "task.overlap"))
+        object.__setattr__(self, "overlap", make_part(OVERLAPS, self.overlap, "task.overlap"))
+        check_batch(self.batch)
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """Names of the networks that it trains."""
+        return ("segmentation",)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the networks that it works with."""
+        return ("segmentation",)
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether it looks at manual segmentations."""
+        return True
 
     def build(self, networks: nn.ModuleDict, context: Context) -> SegmentationTask:
         """The task over given networks."""
@@ -47,7 +62,7 @@ class SegmentationTask(Task):
         self.networks = networks
 
     def groups(self) -> tuple[str, ...]:
-        return ("segmentation",)
+        return self.config.trains
 
     def group(self, step: int) -> str:
         return "segmentation"
@@ -59,6 +74,12 @@ class SegmentationTask(Task):
         terms = Terms()
         terms.add("supervised", supervised(self.networks["segmentation"], batch, self.config))
         return terms
+
+
+def check_batch(batch: int) -> None:
+    """ValueError unless a step has at least one item."""
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, not {batch}")
 
 
 def supervised(network: nn.Module, batch: Batch, config: Any) -> torch.Tensor:

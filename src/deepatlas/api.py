@@ -1,0 +1,215 @@
+"""One function a verb: what `import deepatlas` offers, and what the commands call.
+
+Nothing heavy is imported before a verb is called. A `run` is a run folder's path or a `RunFolder`.
+A `progress` is called with what is being done, how much is done, how much there is to do and, in
+training, the line of the log. `device` is "auto", "cpu", "cuda" or "cuda:N"; `threads` are CPU
+threads, where None leaves torch's choice. What the user can mend raises `BadInput`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import torch
+
+    from deepatlas.inference.register import Registered
+    from deepatlas.run.folder import RunFolder
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+Progress: TypeAlias = Callable[..., None]
+
+
+def train(
+    cohort: PathLike,
+    out: PathLike,
+    *,
+    recipe: str = "da",
+    config: PathLike | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    labelled: str | int | PathLike = "all",
+    split: PathLike | None = None,
+    init: PathLike | RunFolder | None = None,
+    seed: int | None = None,
+    cache: PathLike | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> RunFolder:
+    """Train the networks of a recipe, or resume the run that lies in `out`.
+
+    Parameters
+    ----------
+    cohort : a Decathlon or nnU-Net folder, or one with images/ and labels/ of the same names.
+    out : the run folder; where it exists already, the run goes on from its last checkpoint.
+    recipe : one of `deepatlas.recipes`, by name.
+    config : YAML with what differs from the recipe.
+    overrides : dotted keys and their values, such as {"training.steps": 2000}; they come last.
+    labelled : how many labels of the training part are used ("all", a number drawn by the seed,
+        or a file with one scan id a line); the others are hidden.
+    split : JSON with the lists "train", "validation" and "test" of scan ids.
+    init : a finished run whose networks this one starts from.
+    seed : of all that is drawn; None takes the recipe's.
+    cache : folder of prepared scans; None takes the user's cache folder.
+
+    Raises
+    ------
+    BadInput : all faults of the cohort, the recipe or the existing run together.
+    DeepAtlasError : SIGTERM or Ctrl-C came; a checkpoint has been saved.
+
+    Source: Xu and Niethammer, DeepAtlas, MICCAI 2019.
+    """
+    from deepatlas.run.train import train as train_run
+
+    return train_run(
+        Path(cohort),
+        Path(out),
+        recipe=recipe,
+        config=_path(config),
+        overrides=overrides,
+        labelled=labelled if isinstance(labelled, int) or labelled == "all" else Path(labelled),
+        split=_path(split),
+        init=None if init is None else _run(init).path,
+        seed=seed,
+        cache=_path(cache),
+        device=device,
+        threads=threads,
+        progress=progress,
+    )
+
+
+def segment(
+    run: PathLike | RunFolder,
+    images: PathLike | Sequence[PathLike],
+    *,
+    out: PathLike,
+    device: str = "auto",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Segment scans; each `out`/<id>.nii.gz lies on its scan's own grid with the original values.
+
+    Raises `BadInput` where two images have one name, and where the run has no such network.
+    """
+    from deepatlas.inference.segment import segment as segment_images
+
+    if isinstance(images, (str, os.PathLike)):
+        images = [images]
+    return segment_images(
+        _run(run),
+        [Path(image) for image in images],
+        out=Path(out),
+        device=_compute(device, threads),
+        progress=None if progress is None else partial(progress, "segmenting"),
+    )
+
+
+def register(
+    run: PathLike | RunFolder,
+    *,
+    moving: PathLike,
+    fixed: PathLike,
+    out: PathLike,
+    moving_labels: PathLike | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> Registered:
+    """Register a moving scan to a fixed one; writes images and the transform into `out`.
+
+    Returns the paths `moved` (float32, on the fixed grid), `moved_labels` (of the integer type of
+    `moving_labels`, or None) and `transform_file` (as ITK reads it), and the `transform` itself.
+    """
+    from deepatlas.inference.register import register as register_images
+
+    return register_images(
+        _run(run),
+        moving=Path(moving),
+        fixed=Path(fixed),
+        out=Path(out),
+        moving_labels=_path(moving_labels),
+        device=_compute(device, threads),
+    )
+
+
+def evaluate(
+    run: PathLike | RunFolder,
+    cohort: PathLike,
+    *,
+    out: PathLike,
+    pairs: PathLike | None = None,
+    n_pairs: int = 40,
+    against: Sequence[PathLike | RunFolder] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Score a run, alone or against others on the same scans; returns the summary.
+
+    Parameters
+    ----------
+    cohort : the training cohort (then its test part is scored) or another (all labelled scans).
+    out : folder that gets scans.csv, pairs.csv and summary.json.
+    pairs : CSV with columns moving and fixed, scan ids; without it, `n_pairs` pairs are taken.
+    against : other runs, compared scan by scan and pair by pair.
+    """
+    from deepatlas.inference.scoring import evaluate as evaluate_run
+
+    return evaluate_run(
+        _run(run),
+        Path(cohort),
+        Path(out),
+        pairs=_path(pairs),
+        n_pairs=n_pairs,
+        against=[_run(other) for other in against],
+        device=_compute(device, threads),
+        progress=progress,
+    )
+
+
+def report(run: PathLike | RunFolder, *, out: PathLike | None = None) -> Path:
+    """Write one HTML page about a run, readable offline; by default report.html in the run."""
+    from deepatlas.report.page import write_report
+
+    return write_report(_run(run), _path(out))
+
+
+def phantom(*, out: PathLike, subjects: int = 40, labelled: int = 3, seed: int = 0) -> Path:
+    """Draw a cohort of anatomy-like scans with known labels and known maps between them."""
+    from deepatlas.data.phantom_files import write_phantom
+
+    return write_phantom(Path(out), subjects=subjects, labelled=labelled, seed=seed)
+
+
+def demo(
+    *,
+    out: PathLike = "demo",
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Phantom scans, baseline and joint training at equal budget, a table; returns the report."""
+    from deepatlas.demonstration import demonstrate
+
+    return demonstrate(Path(out), seed=seed, device=device, threads=threads, progress=progress)
+
+
+def _path(path: PathLike | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _run(run: PathLike | RunFolder) -> RunFolder:
+    from deepatlas.run.folder import RunFolder
+
+    return run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
+
+
+def _compute(device: str, threads: int | None) -> torch.device:
+    from deepatlas.compute import choose_device, use_threads
+
+    use_threads(threads)
+    return choose_device(device)

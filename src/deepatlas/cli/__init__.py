@@ -1,0 +1,5 @@
+"""The command `deepatlas`: arguments in, `deepatlas.api` called, errors in one sentence."""
+
+from deepatlas.cli.entry import main
+
+__all__ = ["main"]

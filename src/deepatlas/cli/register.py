@@ -1,0 +1,38 @@
+"""`deepatlas register`: one moving scan onto one fixed scan."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from deepatlas.cli import options
+
+
+def add(subparsers: options.Subparsers) -> None:
+    """Add the command and its options."""
+    parser = options.command(subparsers, "register", run, "Register a moving scan to a fixed scan.")
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="a run with such a network")
+    parser.add_argument("--moving", type=Path, required=True, metavar="M", help="NIfTI file")
+    parser.add_argument("--fixed", type=Path, required=True, metavar="F", help="NIfTI file")
+    options.add_out(parser, "gets moved.nii.gz, transform.nii.gz and, with L, moved_labels.nii.gz")
+    parser.add_argument(
+        "--moving-labels", type=Path, metavar="L", help="labels to move along with the scan"
+    )
+    options.add_compute(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Register, and print the paths written."""
+    from deepatlas import api
+
+    result = api.register(
+        args.run_folder,
+        moving=args.moving,
+        fixed=args.fixed,
+        out=args.out,
+        moving_labels=args.moving_labels,
+        device=args.device,
+        threads=args.threads,
+    )
+    paths = [result.moved, result.moved_labels, result.transform_file]
+    print(*[path for path in paths if path is not None], sep="\n")

@@ -1,0 +1,35 @@
+"""`deepatlas segment`: label maps of scans, each on its own grid."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from deepatlas.cli import console, options
+
+
+def add(subparsers: options.Subparsers) -> None:
+    """Add the command and its options."""
+    parser = options.command(
+        subparsers, "segment", run, "Segment scans; each result lies on its scan's own grid."
+    )
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="a run with such a network")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="NIfTI files")
+    options.add_out(parser, "gets <id>.nii.gz for every image")
+    options.add_compute(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Segment, and print the paths written."""
+    from deepatlas import api
+
+    with console.progress() as progress:
+        paths = api.segment(
+            args.run_folder,
+            args.images,
+            out=args.out,
+            device=args.device,
+            threads=args.threads,
+            progress=progress,
+        )
+    print(*paths, sep="\n")

@@ -1,0 +1,93 @@
+"""What the page says about a run, read from its folder once."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepatlas.data.plan import Plan
+from deepatlas.run.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A run as its folder tells it, finished or not."""
+
+    path: Path
+    config: Mapping[str, Any]
+    plan: Plan
+    split: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    state: Mapping[str, Any]
+    log: Sequence[Mapping[str, Any]]
+
+    @property
+    def recipe(self) -> str:
+        """Name of the recipe."""
+        return str(self.config.get("name") or "")
+
+    @property
+    def labels_seen(self) -> str:
+        """ "N + V": labels that trained the networks, and labels that chose them."""
+        return f"{len(self.split.get('labelled', ()))} + {len(self.split.get('validation', ()))}"
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps done, of all networks together."""
+        logged = [int(line["step"]) for line in self.log if "step" in line]
+        return int(self.state.get("step") or max(logged, default=0))
+
+    @property
+    def minutes(self) -> float | None:
+        """Minutes of training so far, as the state or else the log says; None if unknown."""
+        logged = [float(line["seconds"]) for line in self.log if line.get("seconds") is not None]
+        seconds = self.state.get("seconds") or max(logged, default=None)
+        return None if seconds is None else float(seconds) / 60
+
+    @property
+    def progress(self) -> str:
+        """Whether training has come to its end."""
+        if self.state.get("finished"):
+            return "finished"
+        whole = (self.config.get("training") or {}).get("steps")
+        return f"not finished (of {whole:,})" if whole else "not finished"
+
+    @property
+    def device(self) -> str:
+        """Where it was trained."""
+        parts = [str(self.environment.get(key) or "") for key in ("device", "device_name")]
+        return f"{parts[0]} ({parts[1]})" if all(parts) else "".join(parts)
+
+    @property
+    def evaluate_command(self) -> str:
+        """What to type for an evaluation on the training cohort."""
+        cohort = str(self.split.get("cohort") or "COHORT")
+        out = str(self.path / "evaluation")
+        return shlex.join(["deepatlas", "evaluate", str(self.path), cohort, "--out", out])
+
+    @property
+    def report_command(self) -> str:
+        """What to type for this page."""
+        return shlex.join(["deepatlas", "report", str(self.path)])
+
+
+def read_facts(run: RunFolder) -> Facts:
+    """The run's files; state and environment may be missing as long as training has just begun.
+
+    Raises
+    ------
+    BadInput : the folder is no run, or one of its files cannot be read.
+    """
+    run = RunFolder.open(run.path)
+    return Facts(
+        path=run.path,
+        config=run.config,
+        plan=run.plan,
+        split=run.split,
+        environment=run.environment if (run.path / "environment.json").is_file() else {},
+        state=run.state if (run.path / "state.json").is_file() else {},
+        log=run.log(),
+    )
