@@ -17,13 +17,13 @@ import os
 import shlex
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-START = {"segmentation": 400, "registration": 900}
-JOINT = {"segmentation": 320, "registration": 1280}
-BASELINE = {"segmentation": 1200, "registration": 4000}
+START = {"segmentation": 400, "registration": 700}
+JOINT = {"segmentation": 350, "registration": 1050}
+BASELINE = {"segmentation": 1400, "registration": 2700}
 GRID = "data.shape=[40,56,40]"  # the median field of view, rounded up to a multiple of 8
 NAMES = {
     "baseline": "baseline",
@@ -49,36 +49,50 @@ def shares(steps: dict[str, int]) -> list[str]:
     ]
 
 
-def commands(data: Path, out: Path, seed: int, labelled: str) -> list[list[list[str]]]:
-    """The commands of a seed in waves; those of a wave may run side by side."""
-    split = out / "split.json"
+Job = tuple[str, list[str], tuple[str, ...]]  # its name, the command, the names it waits for
 
-    def train(name: str, recipe: str, settings: list[str], init: str | None = None) -> list[str]:
+
+def jobs(data: Path, out: Path, seed: int, labelled: str) -> list[Job]:
+    """The commands of a seed, the runs first."""
+
+    def train(name: str, recipe: str, settings: list[str], init: str | None = None) -> Job:
         start = ["--init", str(out / f"{init}-{seed}")] if init else []
-        return [
+        command = [
             "train", str(data), "--out", str(out / f"{name}-{seed}"), "--recipe", recipe,
-            "--labelled", labelled, "--split", str(split), "--seed", str(seed), *start,
-            "--set", GRID, *settings,
+            "--labelled", labelled, "--split", str(out / "split.json"), "--seed", str(seed),
+            *start, "--set", GRID, *settings,
         ]  # fmt: skip
+        return f"{name}-{seed}", command, (f"{init}-{seed}",) if init else ()
 
     joint = [f"training.steps={sum(JOINT.values())}"]
-    waves = [
-        [train("start", "baseline", shares(START))],
-        [train("da", "da", joint, "start"), train("baseline", "baseline", shares(BASELINE))],
+    found = [
+        train("start", "baseline", shares(START)),
+        train("da", "da", joint, "start"),
+        train("baseline", "baseline", shares(BASELINE)),
     ]
-    if seed == 0:
-        waves[1] += [
-            train(name, name, [f"training.steps={JOINT[name.removeprefix('semi-da-')]}"], "start")
-            for name in ("semi-da-segmentation", "semi-da-registration")
-        ]
+    for name in runs_of(seed)[3:]:
+        steps = JOINT[name.removeprefix("semi-da-")]
+        found.append(train(name, name, [f"training.steps={steps}"], "start"))
     others = [str(out / f"{name}-{seed}") for name in runs_of(seed) if name != "da"]
-    waves.append(
-        [
-            ["evaluate", str(out / f"da-{seed}"), str(data), "--n-pairs", "40", "--out",
-             str(out / f"evaluation-{seed}"), "--against", *others]
-        ]
-    )  # fmt: skip
-    return waves
+    evaluate = [
+        "evaluate", str(out / f"da-{seed}"), str(data), "--n-pairs", "40",
+        "--out", str(out / f"evaluation-{seed}"), "--against", *others,
+    ]  # fmt: skip
+    return [*found, (f"evaluate-{seed}", evaluate, tuple(name for name, *_ in found))]
+
+
+def run_all(work: list[Job], at_once: int, threads: int, log: Path) -> None:
+    """Run the jobs, `at_once` side by side, each after those it waits for."""
+    waiting, running, done = list(work), {}, set()
+    with ThreadPoolExecutor(at_once) as pool:
+        while waiting or running:
+            ready = [job for job in waiting if set(job[2]) <= done]
+            for job in ready[: at_once - len(running)]:
+                waiting.remove(job)
+                running[pool.submit(call, job[1], threads, log)] = job[0]
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                future.result()
+                done.add(running.pop(future))
 
 
 def runs_of(seed: int) -> list[str]:
@@ -219,15 +233,9 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     write_split(args.data, args.out / "split.json")
-    waves = [commands(args.data, args.out, seed, args.labelled) for seed in args.seeds]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        for wave in zip(*waves, strict=True):
-            work = [
-                pool.submit(call, command, args.threads, args.out / "commands.log")
-                for command in (c for group in wave for c in group)
-            ]
-            for job in work:
-                job.result()
+    work = [job for s in args.seeds for job in jobs(args.data, args.out, s, args.labelled)]
+    work.sort(key=lambda job: job[0].startswith("semi"))  # what matters most comes first
+    run_all(work, args.jobs, args.threads, args.out / "commands.log")
     rows = [row(args.out, name, seed) for name in NAMES for seed in args.seeds
             if name in runs_of(seed)]  # fmt: skip
     args.results.mkdir(parents=True, exist_ok=True)

@@ -99,7 +99,7 @@ def test_demo_of_another_seed_is_left_alone(tmp_path):
     record = tmp_path / "scans" / "phantom.json"
     record.write_text(json.dumps({"phantom": {"seed": 3}}))
     with pytest.raises(BadInput, match="seed 3"):
-        demonstration.demonstrate(tmp_path, seed=4)
+        demonstration.demonstrate(tmp_path, seed=4, say=pytest.fail)
 
 
 def test_failing_command_ends_the_demo(tmp_path, capfd):

@@ -190,12 +190,15 @@ def demo(
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
-    progress: Progress | None = None,
 ) -> Path:
-    """Phantom scans, baseline and joint training at equal budget, a table; returns the report."""
+    """Phantom scans, baseline and joint training at equal budget, a table; returns the report.
+
+    Runs the commands that a user would run, each in a process of its own, and says so on standard
+    output. What is finished in `out` is not done again.
+    """
     from deepatlas.demonstration import demonstrate
 
-    return demonstrate(Path(out), seed=seed, device=device, threads=threads, progress=progress)
+    return demonstrate(Path(out), seed=seed, device=device, threads=threads)
 
 
 def _path(path: PathLike | None) -> Path | None:

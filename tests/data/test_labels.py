@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepatlas.data.labels import class_dtype, classes_to_labels, label_values, labels_to_classes
@@ -14,6 +14,7 @@ VALUES = st.lists(
 ).map(sorted)  # fmt: skip
 
 
+@settings(deadline=None)
 @given(VALUES, st.lists(st.integers(0, 99), min_size=1, max_size=30))
 def test_round_trip_is_exact(values: list[int], picks: list[int]) -> None:
     table = torch.tensor([0, *values])
@@ -30,6 +31,8 @@ def test_neighbours_beyond_float_precision_stay_apart() -> None:
     classes = labels_to_classes(labels, values)
     assert classes.tolist() == [[2, 0], [4, 3]]
     assert torch.equal(classes_to_labels(classes, values), labels)
+    with pytest.raises(ValueError, match="not among"):
+        labels_to_classes(torch.tensor([2**24 + 1]), [2**24])
 
 
 @pytest.mark.parametrize("label", [-1, 1, 4, 6, 2**40])
@@ -58,6 +61,7 @@ def test_many_classes_need_more_than_a_byte() -> None:
     assert classes.tolist() == list(range(1, 301))
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.integers(-3, 3), st.integers(-(2**62), 2**62)), max_size=20))
 def test_values_that_occur(labels: list[int]) -> None:
     expected = tuple(sorted(set(labels) - {0}))

@@ -103,7 +103,7 @@ def test_true_map_and_its_inverse_cancel(phantom):
 def test_maps_do_not_fold(phantom):
     for index in range(3):
         displacement = phantom.to_template(index).displacement(phantom.geometry(index))
-        assert jacobian_determinant(displacement[None]).min() > 0.1
+        assert jacobian_determinant(displacement[None]).min() > 0.25
 
 
 @pytest.mark.parametrize("population", [SPACE, PLANE], ids=NAMES[:2])

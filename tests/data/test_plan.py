@@ -14,7 +14,7 @@ import torch
 from pydantic import TypeAdapter
 
 from deepatlas.data.check import check_cohort
-from deepatlas.data.plan import DataConfig, Plan, axis_order, bounds_mm, make_plan
+from deepatlas.data.plan import DataConfig, Plan, _working_grid, axis_order, bounds_mm, make_plan
 from deepatlas.errors import BadInput
 from deepatlas.io.layouts import read_cohort
 from deepatlas.io.subject import Cohort
@@ -103,6 +103,21 @@ def test_the_world_grid_holds_every_scan_where_it_is(cohort: Cohort) -> None:
     off = np.array(plan.centre_mm) - np.mean(centres, axis=0)
     assert (np.abs(off) <= np.array(plan.spacing_mm) / 2 + 1e-6).all()
     assert all(n % 8 == 0 for n in plan.shape)
+
+
+def test_the_world_grid_holds_every_scan_after_its_shift_onto_the_lattice() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        grids = []
+        for _ in range(int(random.integers(1, 5))):
+            affine = torch.eye(3, dtype=torch.float64)
+            affine[:2, 2] = torch.from_numpy(random.uniform(-9, 9, 2))
+            grids.append(Geometry(tuple(random.integers(6, 17, 2)), affine))
+        shape, spacing, centre, _ = _working_grid(grids, DataConfig(align="world"))
+        low, high = bounds_mm(Geometry.axis_aligned(shape, spacing, centre))
+        for grid in grids:
+            assert (bounds_mm(grid)[0] >= low - 1e-6).all()
+            assert (bounds_mm(grid)[1] <= high + 1e-6).all()
 
 
 def test_scans_of_one_lattice_are_not_interpolated_in_the_world(tmp_path: Path) -> None:

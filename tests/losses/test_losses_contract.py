@@ -83,6 +83,17 @@ def test_float64_stays(make: Callable[..., Any]) -> None:
     assert exact.item() == pytest.approx(part(*tensors, *extra).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize(("what", "name"), [e for e in ENTRIES if e[0] != "regularity"])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float64, torch.bfloat16])
+def test_masks_and_weights_may_be_of_any_type(what: str, name: str, dtype: torch.dtype) -> None:
+    part, (one, other), _ = _case(what, name, (9, 7, 6))
+    where = one[:, :1] > one[:, :1].median()
+    key = "mask" if what == "similarity" else "weight"
+    loss = part(one, other, **{key: where.to(dtype)})
+    assert loss.dtype == torch.float32
+    assert loss.item() == part(one, other, **{key: where.float()}).item()
+
+
 def test_axes_are_treated_alike(make: Callable[..., Any]) -> None:
     part, tensors, extra = make((9, 7, 6))
     turn = (2, 0, 1)

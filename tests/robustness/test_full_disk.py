@@ -11,7 +11,6 @@ from forked import Server
 from test_signals import command
 from tiny import assert_same_weights, train_tiny
 
-from deepatlas.errors import DeepAtlasError
 from deepatlas.run.folder import RunFolder
 
 
@@ -51,9 +50,19 @@ def test_a_disk_that_is_really_full(
     small_disk: Path, server: Server, cohort: Path, tmp_path: Path
 ) -> None:
     run = RunFolder(small_disk / "run")
-    argv = [*command(cohort, run.path), "--cache", str(tmp_path / "cache")]
+    cache = ["--cache", str(tmp_path / "cache")]
+    short = [*command(cohort, run.path, training__steps=6), *cache]
+    long = [*command(cohort, run.path, training__steps=9), *cache]
+    assert server.command(*short).code == 0
     ballast = small_disk / "ballast"
-    ended = server.command(*argv)
+    with pytest.raises(OSError, match="No space left"):
+        ballast.write_bytes(bytes(1_000_000))
+    ended = server.command(*long)
     assert ended.code == 2, ended.output
     assert "Traceback" not in ended.output
-    assert "the disk is full" in ended.output
+    assert f"{run.path}" in ended.output and "full" in ended.output
+    assert run.checkpoints.load()[1]["step"] == 6
+    assert run.segmentation_network() is not None
+    ballast.unlink()
+    assert server.command(*long).code == 0
+    assert (run.state["step"], run.state["finished"]) == (9, True)

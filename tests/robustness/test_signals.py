@@ -14,7 +14,8 @@ from tiny import overrides, train_tiny
 from deepatlas.errors import BadInput
 from deepatlas.run.folder import RunFolder
 
-ENDLESS: dict[str, Any] = {"training__steps": 100_000, "training__checkpoint_minutes": 60}
+LONG: dict[str, Any] = {"training__steps": 10_000, "training__checkpoint_minutes": 60}
+EVERY = 50  # th step of a long run is logged
 
 
 def command(cohort: Path, out: Path, **more: Any) -> list[str]:
@@ -34,10 +35,10 @@ def test_told_to_stop_it_saves_and_the_same_command_resumes(
     server: Server, cohort: Path, tmp_path: Path
 ) -> None:
     run, before = RunFolder(tmp_path / "run"), 0
-    argv = command(cohort, run.path, **ENDLESS)
+    argv = command(cohort, run.path, **LONG)
     for kind, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         pid = server.begin(argv=argv)
-        wait_for(lambda: last_step(run) > before + 500)  # every 500th step is logged
+        wait_for(lambda: last_step(run) > before + EVERY)
         os.kill(pid, kind)
         ended = server.end()
         step = run.state["step"]
@@ -46,7 +47,7 @@ def test_told_to_stop_it_saves_and_the_same_command_resumes(
         assert (f"resumed at step {before}" in ended.output) == (before > 0)
         assert "Traceback" not in ended.output
         loaded = run.checkpoints.load()
-        assert loaded is not None and loaded[1]["step"] == step > before + 500
+        assert loaded is not None and loaded[1]["step"] == step > before + EVERY
         before = step
 
 
@@ -61,14 +62,14 @@ def test_a_finished_run_says_so(server: Server, cohort: Path, tmp_path: Path) ->
 
 def test_a_living_process_keeps_others_out(server: Server, cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    pid = server.begin(argv=command(cohort, out, **ENDLESS))
+    pid = server.begin(argv=command(cohort, out, **LONG))
     wait_for(lambda: last_step(RunFolder(out)) > 0)
     with pytest.raises(BadInput, match=rf"process {pid} is training here"):
-        train_tiny(cohort, out, "segmentation", ENDLESS)
+        train_tiny(cohort, out, "segmentation", LONG)
     os.kill(pid, signal.SIGKILL)
     assert server.end().code == -signal.SIGKILL
     assert (out / "lock").read_text() == str(pid)
-    stopped = server.begin(argv=command(cohort, out, **ENDLESS))
+    stopped = server.begin(argv=command(cohort, out, **LONG))
     wait_for(lambda: (out / "lock").read_text() == str(stopped))
     os.kill(stopped, signal.SIGKILL)
     server.end()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from deepatlas.cli import console, options
+from deepatlas.cli import options
 
 
 def add(subparsers: options.Subparsers) -> None:
@@ -28,12 +28,5 @@ def run(args: argparse.Namespace) -> None:
     """Run the demonstration, and print the report's path."""
     from deepatlas import api
 
-    with console.progress() as progress:
-        page = api.demo(
-            out=args.out,
-            seed=args.seed,
-            device=args.device,
-            threads=args.threads,
-            progress=progress,
-        )
+    page = api.demo(out=args.out, seed=args.seed, device=args.device, threads=args.threads)
     print("report:", page)

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deepatlas.data.augment import Augmentation, View
-from deepatlas.data.prepare import PreparedScan
+from deepatlas.data.prepare import PreparedScan, inside
 from deepatlas.data.randomness import generator
 from deepatlas.errors import BadInput
+from deepatlas.spatial.geometry import Geometry
 
 Labelled = Literal["any", "yes", "no"]
 
@@ -29,6 +30,8 @@ class Scans:
     labelled : (B,) bool, whether the scan has a manual segmentation.
     present : (B, K) bool, which foreground classes were annotated in it.
     ids : their ids.
+    inside : (B, 1, *S) float32, 1 within the scan's field of view and 0 in what was padded; None
+        where that is not known.
     """
 
     image: Tensor
@@ -36,6 +39,7 @@ class Scans:
     labelled: Tensor
     present: Tensor
     ids: tuple[str, ...]
+    inside: Tensor | None = None
 
     @property
     def classes(self) -> int:
@@ -49,7 +53,8 @@ class Scans:
     def to(self, device: torch.device) -> Scans:
         """The same on a device."""
         tensors = {n: getattr(self, n).to(device) for n in ("image", "labels", "labelled")}
-        return replace(self, present=self.present.to(device), **tensors)
+        inside = None if self.inside is None else self.inside.to(device)
+        return replace(self, present=self.present.to(device), inside=inside, **tensors)
 
 
 @dataclass(frozen=True)
@@ -92,14 +97,14 @@ class Batches:
     Parameters
     ----------
     scans : the training scans; those without labels are unlabelled to every task.
-    spacing_mm : of the working grid, so that augmentation rotates in mm; None for cubic voxels.
+    grid : the working grid, so that augmentation rotates in mm and padding is told from scan;
+        None for cubic voxels and scans that fill their grid.
     """
 
-    def __init__(
-        self, scans: Sequence[PreparedScan], spacing_mm: Sequence[float] | None = None
-    ) -> None:
+    def __init__(self, scans: Sequence[PreparedScan], grid: Geometry | None = None) -> None:
         self.scans = sorted(scans, key=lambda scan: scan.id)
-        self.spacing_mm = spacing_mm
+        self.spacing_mm = None if grid is None else grid.spacing_mm
+        self.inside = None if grid is None else [inside(s.preparation, grid) for s in self.scans]
         self.pools: dict[str, list[int]] = {
             "any": list(range(len(self.scans))),
             "yes": [i for i, scan in enumerate(self.scans) if scan.labels is not None],
@@ -148,6 +153,7 @@ class Batches:
             labelled=torch.tensor([scan.labels is not None for scan in chosen]),
             present=torch.stack([scan.present & (scan.labels is not None) for scan in chosen]),
             ids=tuple(scan.id for scan in chosen),
+            inside=None if self.inside is None else torch.stack([self.inside[i] for i in indices]),
         )
 
 

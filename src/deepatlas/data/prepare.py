@@ -27,6 +27,7 @@ __all__ = [
     "classes_to_labels",
     "labels_to_classes",
     "make_plan",
+    "inside",
     "place",
     "prepare",
     "prepare_content",
@@ -81,6 +82,14 @@ def place(native: Geometry, plan: Plan) -> Preparation:
         whole = torch.floor(index.round(decimals=6) + 0.5)
         shift = shift + (index - whole) * torch.tensor(plan.spacing_mm, dtype=torch.float64)
     return Preparation(native, Affine.translation(shift))
+
+
+def inside(preparation: Preparation, grid: Geometry) -> Tensor:
+    """(1, *S) float32: 1 where a voxel of the working grid lies within the scan, 0 in padding."""
+    index = preparation.native.to_index(preparation.transform(grid.points_mm()))
+    last = torch.tensor(preparation.native.shape, dtype=torch.float64) - 1
+    within = (index >= -_COINCIDE) & (index <= last + _COINCIDE)
+    return within.all(dim=-1).float().unsqueeze(0)
 
 
 def prepare(subject: Subject, plan: Plan, *, labels: bool = True) -> PreparedScan:

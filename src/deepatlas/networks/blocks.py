@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deepatlas.networks.normalisation import NormActivation
+
 SLOPE = 0.2  # of LeakyReLU, as in VoxelMorph
 
 
@@ -27,11 +29,12 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.convolution = convolution(ndim, inputs, outputs, stride=stride)
-        # One group: the statistics of a whole item, and the cheapest to normalise by on a CPU.
-        self.norm: nn.Module = nn.GroupNorm(1, outputs) if norm else nn.Identity()
+        self.activation: nn.Module = (
+            NormActivation(outputs, slope=SLOPE) if norm else nn.LeakyReLU(SLOPE)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(self.norm(self.convolution(x)), SLOPE)
+        return self.activation(self.convolution(x))
 
 
 def upsample(x: Tensor) -> Tensor:

@@ -26,9 +26,7 @@ Colour = tuple[float, float, float]
 
 FILM = "#0c0f14"  # behind images, in light and dark pages alike
 FILM_INK = "#d5dae2"
-INK = (
-    "#010203"  # stands for the page's text colour in SVG figures: svg_text() makes it currentColor
-)
+INK = "#010203"  # the page's text colour in SVG figures, where svg_text() makes it currentColor
 LINES = ("#3b82f6", "#e0803a", "#1fa37a", "#b35bc9", "#c2a100", "#6b7fa3")  # readable on both pages
 STRUCTURES = (
     "#4cc9f0",

@@ -18,7 +18,7 @@ from deepatlas.errors import BadInput
 from deepatlas.io.atomic import PARTIAL, remove_leftovers, write_bytes, write_json, write_text
 from deepatlas.networks.registration import build_registration
 from deepatlas.networks.segmentation import build_segmentation
-from deepatlas.training.checkpoint import CheckpointStore
+from deepatlas.training.checkpoint import CheckpointStore, plain_tensors
 from deepatlas.training.log import Log
 from deepatlas.training.recipe import NETWORKS, Recipe, parse_recipe, to_tree
 
@@ -147,8 +147,8 @@ class RunFolder:
             "ndim": str(len(plan.shape)),
             "classes": str(plan.classes),
         }
-        tensors = {n: t.detach().cpu().contiguous() for n, t in weights.items()}
-        write_bytes(self.path / f"{name}.safetensors", save(tensors, facts))
+        content = save(plain_tensors(weights), facts)
+        write_bytes(self.path / f"{name}.safetensors", content)
 
     def network(self, name: str, device: torch.device | str = "cpu") -> nn.Module:
         """A chosen network in eval mode; BadInput where the run has none."""

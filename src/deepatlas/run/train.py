@@ -299,7 +299,7 @@ def _trainer(
     trainer = Trainer(
         recipe,
         networks,
-        Batches([prepared[name] for name in job.split["train"]], plan.spacing_mm),
+        Batches([prepared[name] for name in job.split["train"]], plan.geometry),
         Validation([prepared[name] for name in job.split["validation"]], job.device),
         spacing_mm=plan.spacing_mm,
         device=job.device,

@@ -36,8 +36,7 @@ class CheckpointStore:
         """
         aside = self.folder / UNFINISHED
         shutil.rmtree(aside, ignore_errors=True)
-        contiguous = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
-        write_bytes(aside / TENSORS, save(contiguous))
+        write_bytes(aside / TENSORS, save(plain_tensors(tensors)))
         write_json(aside / FACTS, dict(facts))  # last: its presence says it is whole
         self._move_up()
 
@@ -68,6 +67,12 @@ class CheckpointStore:
             shutil.rmtree(previous, ignore_errors=True)
             latest.rename(previous)
         (self.folder / UNFINISHED).rename(latest)
+
+
+def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies as safetensors wants them: contiguous, on the CPU, no two sharing memory."""
+    layout = torch.contiguous_format
+    return {name: t.detach().cpu().clone(memory_format=layout) for name, t in tensors.items()}
 
 
 def pack(prefix: str, module: nn.Module) -> dict[str, Tensor]:

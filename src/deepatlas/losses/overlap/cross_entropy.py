@@ -48,7 +48,7 @@ class CrossEntropy:
                 counted = present.any(dim=1).to(p.dtype).view(counted.shape)
                 p, q = _merged(p, q, present)
             voxels = -(q * p.clamp_min(self.floor).log()).sum(dim=1, keepdim=True)
-            weights = counted.expand_as(voxels) if weight is None else counted * weight
+            weights = counted * (torch.ones_like(voxels) if weight is None else weight.to(p.dtype))
             return (voxels * weights).sum() / weights.sum().clamp_min(1e-12)
 
 

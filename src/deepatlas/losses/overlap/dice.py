@@ -48,6 +48,7 @@ class SoftDice:
                 p, q = p[:, 1:], q[:, 1:]
             apart, both = (p - q).abs(), p + q
             if weight is not None:
+                weight = weight.to(p.dtype)
                 apart, both = apart * weight, both * weight
             mass = both.flatten(2).sum(dim=2)
             counted = annotated & (mass.detach() > _ABSENT)

@@ -33,6 +33,10 @@ class VoxelMorph:
     velocity : predict a stationary velocity and integrate it (no folds); else a displacement.
     half_resolution : predict on a grid of half the resolution, then interpolate the displacement.
     squarings : of scaling and squaring.
+    norm : normalise after each convolution (not in the paper; learns in fewer steps).
+    repeats : convolutions per level of the encoder, 1 in the paper.
+    flow_scale : factor on the output of the last layer; below 1 that layer, whose weights move
+        whole fields by voxels, learns more slowly than the features under it.
     """
 
     encoder: tuple[int, ...] = (16, 32, 32, 32)
@@ -41,6 +45,9 @@ class VoxelMorph:
     velocity: bool = True
     half_resolution: bool = True
     squarings: int = 7
+    norm: bool = False
+    repeats: int = 1
+    flow_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if len(self.decoder) != len(self.encoder):
@@ -52,6 +59,8 @@ class VoxelMorph:
             raise ValueError("encoder needs one level or more")
         if self.squarings < 0:
             raise ValueError(f"squarings must be 0 or more, got {self.squarings}")
+        if self.repeats < 1 or self.flow_scale <= 0:
+            raise ValueError("repeats must be 1 or more, and flow_scale positive")
 
     def build(self, *, ndim: int) -> VoxelMorphNetwork:
         """The network with fresh weights, drawn from torch's generator."""
@@ -68,17 +77,20 @@ class VoxelMorphNetwork(RegistrationNetwork):
         self.down = nn.ModuleList()
         skips = [2]
         for outputs in config.encoder:
-            self.down.append(Block(ndim, skips[-1], outputs, stride=2))
+            blocks = [Block(ndim, skips[-1], outputs, stride=2, norm=config.norm)]
+            for _ in range(config.repeats - 1):
+                blocks.append(Block(ndim, outputs, outputs, norm=config.norm))
+            self.down.append(nn.Sequential(*blocks))
             skips.append(outputs)
         channels = skips.pop()
         levels = len(config.encoder) - int(config.half_resolution)
         self.up = nn.ModuleList()
         for outputs in config.decoder[:levels]:
-            self.up.append(Block(ndim, channels, outputs))
+            self.up.append(Block(ndim, channels, outputs, norm=config.norm))
             channels = outputs + skips.pop()
         self.final = nn.ModuleList()
         for outputs in config.final:
-            self.final.append(Block(ndim, channels, outputs))
+            self.final.append(Block(ndim, channels, outputs, norm=config.norm))
             channels = outputs
         self.flow = convolution(ndim, channels, ndim)
         nn.init.normal_(self.flow.weight, std=1e-5)  # type: ignore[arg-type]
@@ -98,7 +110,7 @@ class VoxelMorphNetwork(RegistrationNetwork):
         half = self.config.half_resolution
         wanted = [(n + 1) // 2 for n in shape] if half else list(shape)
         with torch.autocast(x.device.type, enabled=False):
-            field = crop(self.flow(x.float()), wanted).contiguous()
+            field = crop(self.flow(x.float()), wanted).contiguous() * self.config.flow_scale
             velocity = field if self.config.velocity else None
             if self.config.velocity:
                 field = integrate(field, squarings=self.config.squarings)

@@ -18,6 +18,9 @@ from deepatlas.training.tasks.base import Context, Task, Terms, make_part
 from deepatlas.training.tasks.segmentation import check_batch
 
 
+_COVERED = 0.99  # share of a voxel that must lie within the moving scan to be compared
+
+
 @dataclass(frozen=True)
 class Registration:
     """Settings of the registration task; Eq. 1 of the DeepAtlas paper.
@@ -114,10 +117,18 @@ def pair_of(moving: Any, fixed: Any, count: int) -> Request:
 def add_alignment(
     terms: Terms, deformation: Deformation, config: Any, spacing_mm: Any, batch: Batch
 ) -> Tensor:
-    """Add image similarity and regularity of a pair; returns the warped moving image."""
-    moving, fixed = batch.scans["moving"].image, batch.scans["fixed"].image
-    warped = warp(moving, deformation.displacement, outside="border")
-    terms.add("similarity", config.similarity(warped, fixed))
+    """Add image similarity and regularity of a pair; returns the warped moving image.
+
+    Only voxels that both scans cover are compared: else the borders of the fields of view, the
+    strongest edges there are, would be registered to each other.
+    """
+    moving, fixed = batch.scans["moving"], batch.scans["fixed"]
+    warped = warp(moving.image, deformation.displacement, outside="border")
+    mask = None
+    if moving.inside is not None and fixed.inside is not None:
+        covered = warp(moving.inside, deformation.displacement.detach())
+        mask = fixed.inside * (covered > _COVERED)
+    terms.add("similarity", config.similarity(warped, fixed.image, mask))
     regularity = config.regularity(deformation.displacement, spacing_mm)
     terms.add("regularity", regularity, config.regularity_weight)
     return warped

@@ -1,0 +1,102 @@
+"""Every recipe trains on tiny phantoms, in 2-D and 3-D, with the losses that it has always had.
+
+`python tests/run/test_recipes.py` writes golden_losses.json anew, for a change that is meant to
+change them; the commit says why.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE))
+
+import torch
+from tiny import write_cohort, write_split
+
+from deepatlas.run.folder import RunFolder
+from deepatlas.run.train import train
+from deepatlas.training.recipe import recipe_names
+
+GOLDEN = HERE / "golden_losses.json"
+STEPS = 9  # at least one of each kind in every stage
+TOLERANCE = 0.02  # between machines and versions of torch
+SETTINGS = {"training.steps": STEPS, "training.validations": 1, "training.precision": "float32"}
+
+
+def run_recipe(name: str, ndim: int, folder: Path, precision: str = "float32") -> RunFolder:
+    """Nine steps with the recipe's own networks; the cohort is drawn if it is not there."""
+    cohort, split = folder / f"cohort{ndim}", folder / f"split{ndim}.json"
+    if not cohort.exists():
+        write_cohort(cohort, ndim=ndim)
+        train_ids, validation = ["s00", "s01", "s02", "s05", "s06"], ["s03", "s04"]
+        write_split(split, train=train_ids, validation=validation, test=["s07"])
+    return train(
+        cohort,
+        folder / f"{name}{ndim}{precision}",
+        recipe=name,
+        overrides={**SETTINGS, "training.precision": precision},
+        split=split,
+        cache=folder / "cache",
+        device="cpu",
+        threads=1,
+    )
+
+
+def losses(run: RunFolder) -> list[float]:
+    return [line["total"] for line in run.log() if line["event"] == "train"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("recipes")
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_trains_with_its_losses(name: str, ndim: int, folder: Path) -> None:
+    run = run_recipe(name, ndim, folder)
+    assert (run.state["step"], run.state["finished"]) == (STEPS, True)
+    assert run.network_names() == list(run.recipe.networks)
+    stages = list(dict.fromkeys(line["stage"] for line in run.log() if "stage" in line))
+    assert stages == [stage.name for stage in run.recipe.stages]
+    expected = json.loads(GOLDEN.read_text())[f"{name} {ndim}-D"]
+    assert losses(run) == pytest.approx(expected, rel=TOLERANCE)
+
+
+def test_bfloat16_has_nearly_the_same_losses(folder: Path) -> None:
+    run = run_recipe("da", 3, folder, precision="bfloat16")
+    expected = json.loads(GOLDEN.read_text())["da 3-D"]
+    assert losses(run)[:5] == pytest.approx(expected[:5], rel=0.05)
+    assert losses(run) != pytest.approx(expected, rel=1e-5)  # it is in use
+
+
+def test_every_recipe_has_its_losses() -> None:
+    assert sorted(json.loads(GOLDEN.read_text())) == sorted(
+        f"{name} {ndim}-D" for name in recipe_names() for ndim in (2, 3)
+    )
+
+
+def write_golden() -> None:
+    """What the losses are now."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        found = {
+            f"{name} {ndim}-D": [
+                round(loss, 5) for loss in losses(run_recipe(name, ndim, Path(scratch)))
+            ]
+            for name in recipe_names()
+            for ndim in (2, 3)
+        }
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in found.items()]
+    GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    write_golden()
