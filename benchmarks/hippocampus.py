@@ -201,9 +201,7 @@ def figure(out: Path, seeds: list[int], path: Path) -> None:
     axes = fig.subplots(1, 2)
     for name, colour in (("baseline", "C0"), ("start", "C7"), ("da", "C3")):
         for seed in seeds:
-            events = [
-                json.loads(line) for line in (out / f"{name}-{seed}" / "log.jsonl").open()
-            ]
+            events = [json.loads(line) for line in (out / f"{name}-{seed}" / "log.jsonl").open()]
             for axis, part in zip(axes, ("segmentation", "registration"), strict=True):
                 offset = START[part] if name == "da" else 0
                 points = [

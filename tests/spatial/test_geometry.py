@@ -39,6 +39,7 @@ def test_every_voxel_has_its_point(d: int, slanted: Callable[..., Geometry]) -> 
     assert len(slabs) > 1
     assert torch.equal(torch.cat([part for _, part in slabs]), points)
     assert [i for rows, _ in slabs for i in range(grid.shape[0])[rows]] == list(range(11))
+    assert [rows.stop for rows, _ in slabs][-1] == grid.shape[0]
     assert len(list(grid.slabs(points=1))) == grid.shape[0]
 
 

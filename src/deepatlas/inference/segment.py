@@ -36,11 +36,6 @@ def segment(
     _keep_manual_labels(run, targets)
     session = Session(run, device)
     run.segmentation_network()  # a missing network is said before anything is written
-    missing = [
-        f"{path}: there is no such file; check the path" for path in paths if not path.is_file()
-    ]
-    if missing:
-        raise BadInput(missing)
     for done, (path, target) in enumerate(zip(paths, targets, strict=True), 1):
         labels = session.segment(path)
         write_labels(target, labels, np.dtype(session.plan.label_dtype), like=path)
@@ -50,7 +45,10 @@ def segment(
 
 
 def _targets(paths: Sequence[Path], out: Path) -> list[Path]:
-    """Where each map is written; BadInput where two would be one file, or one is an image."""
+    """Where each map is written; BadInput where two would be one file, or one is an image.
+
+    Missing images are among the faults.
+    """
     names = [scan_id(path) for path in paths]
     targets = [out / f"{name}.nii.gz" for name in names]
     doubled = sorted({name for name in names if names.count(name) > 1})
@@ -58,6 +56,9 @@ def _targets(paths: Sequence[Path], out: Path) -> list[Path]:
         f"{', '.join(str(p) for p in paths if scan_id(p) == name)}: would all be written to "
         f"{name}.nii.gz; rename them or segment them into different folders"
         for name in doubled
+    ]
+    faults += [
+        f"{path}: there is no such file; check the path" for path in paths if not path.is_file()
     ]
     faults += [
         f"{path}: would be overwritten by its segmentation; give another --out"

@@ -25,6 +25,8 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 
 def _version(package: str) -> str:
+    if package == "torch":
+        return torch.__version__  # with the build, which the package's version leaves out
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:  # used from its source folder, not installed

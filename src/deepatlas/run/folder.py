@@ -167,9 +167,10 @@ class RunFolder:
             network = _built(name, facts)
             network.load_state_dict(weights)
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
             raise BadInput(
-                f"{path}: not a {name} network that can be read here ({error}); restore the file, "
-                "use the version of deepatlas that wrote it, or train again"
+                f"{path}: not a {name} network that can be read here ({reason}); restore "
+                "the file, use the version of deepatlas that wrote it, or train again"
             ) from None
         return network.to(device).eval().requires_grad_(False)
 

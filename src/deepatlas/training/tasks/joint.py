@@ -38,6 +38,9 @@ class Joint:
     moving_labelled : share of the latter in which the moving scan is the labelled one.
     atlases : labelled scans that are carried to each unlabelled fixed scan; their mean is its
         target (1 in the paper).
+    sharpen : predicted maps are raised to this power, and made to add up to one, before they
+        stand for a missing segmentation (1: the softmax, as in the paper). A softmax spreads thin
+        probability over the background; its mass outweighs the structures and dilutes the Dice.
     augment : of the labelled scans of the supervised loss; null for not at all.
     augment_target : of the unlabelled fixed scan together with the segmentation carried to it.
     batch : pairs in a step.
@@ -57,6 +60,7 @@ class Joint:
     labelled_pairs: float = 0.1
     moving_labelled: float = 0.5
     atlases: int = 1
+    sharpen: float = 1.0
     augment: Augmentation | None = field(default_factory=Augmentation)
     augment_target: Augmentation | None = None
     batch: int = 2
@@ -155,7 +159,8 @@ class JointTask(Task):
         missing = ~torch.cat([moving.labelled, fixed.labelled])
         if bool(missing.any()):
             images = torch.cat([moving.image, fixed.image])[missing]
-            manual[missing] = self.networks["segmentation"](images).softmax(dim=1).float()
+            logits = self.networks["segmentation"](images)
+            manual[missing] = (logits * self.config.sharpen).softmax(dim=1)
         first, second = manual.split(len(moving.ids))
         return first, second
 

@@ -17,7 +17,6 @@ from deepatlas.spatial.warp import warp
 from deepatlas.training.tasks.base import Context, Task, Terms, make_part
 from deepatlas.training.tasks.segmentation import check_batch
 
-
 _COVERED = 0.99  # share of a voxel that must lie within the moving scan to be compared
 
 
