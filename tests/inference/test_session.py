@@ -145,9 +145,7 @@ def test_segmentation_on_a_lattice_that_is_shared_is_exact(ndim: int, tmp_path: 
     assert set(found.data.unique().tolist()) == {0, *VALUES}
 
 
-def test_segmentation_of_an_oblique_scan_comes_back_to_its_grid(
-    ndim: int, tmp_path: Path
-) -> None:
+def test_segmentation_of_an_oblique_scan_comes_back_to_its_grid(ndim: int, tmp_path: Path) -> None:
     grid = oblique(ndim)
     _, labels = write_scan(tmp_path / "scan.nii.gz", grid)
     session = Session(make_run(tmp_path / "run", PLANS[ndim]))
@@ -174,9 +172,7 @@ def test_what_lies_beyond_the_working_grid_is_background(tmp_path: Path) -> None
     assert int((found != 0).sum()) == inside.numel()
 
 
-def test_an_untrained_registration_is_the_shift_between_centres(
-    ndim: int, tmp_path: Path
-) -> None:
+def test_an_untrained_registration_is_the_shift_between_centres(ndim: int, tmp_path: Path) -> None:
     first, second = oblique(ndim, 0), oblique(ndim, 1)
     moved = Geometry(second.shape, second.affine + 0.0)
     moved.affine[:ndim, ndim] += torch.tensor([7.3, -2.9, 4.1][:ndim])
@@ -198,9 +194,7 @@ def test_with_headers_trusted_it_is_the_identity(ndim: int, tmp_path: Path) -> N
     write_scan(tmp_path / "fixed.nii.gz", grid)
     write_scan(tmp_path / "moving.nii.gz", oblique(ndim, 1))
     session = Session(make_run(tmp_path / "run", plan))
-    transform = session.register(
-        moving=tmp_path / "moving.nii.gz", fixed=tmp_path / "fixed.nii.gz"
-    )
+    transform = session.register(moving=tmp_path / "moving.nii.gz", fixed=tmp_path / "fixed.nii.gz")
     points = grid.points_mm()
     torch.testing.assert_close(transform(points), points, atol=1e-9, rtol=0)
 

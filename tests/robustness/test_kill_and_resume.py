@@ -17,6 +17,8 @@ from deepatlas.run.folder import RunFolder
 
 SPLIT = {"train": ["s00", "s01", "s02", "s05", "s06", "s07"], "validation": ["s03", "s04"]}
 
+OFTEN = {"training__checkpoint_minutes": 0.0}
+
 
 @pytest.fixture(scope="session")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -31,7 +33,7 @@ def whole(
 ) -> tuple[RunFolder, int]:
     """An uninterrupted run, and how often it touched the disk."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    ended = server.train(cohort=cohort, out=out, split=split)
+    ended = server.train(cohort=cohort, out=out, split=split, settings=OFTEN)
     assert ended.code == 0, ended.output
     return RunFolder(out), ended.touches
 
@@ -64,7 +66,8 @@ def timeless(state: dict[str, Any]) -> dict[str, Any]:
 
 def test_an_uninterrupted_run_is_whole(whole: tuple[RunFolder, int]) -> None:
     run, touches = whole
-    assert run.state["finished"] and run.state["step"] == 12
+    assert run.state["finished"]
+    assert run.state["step"] == 12
     assert touches > 100
     assert sorted(path.name for path in run.path.iterdir()) == [
         "checkpoint", "config.yaml", "environment.json", "lock", "log.jsonl", "plan.json",
@@ -85,14 +88,15 @@ def test_killed_at_some_moments(
 ) -> None:  # fmt: skip
     run, touches = whole
     die = 1 + round(share * (touches - 1))
-    check_killed(server, run, die, when, cohort=cohort, out=tmp_path / "run", split=split)
+    out = tmp_path / "run"
+    check_killed(server, run, die, when, cohort=cohort, out=out, split=split, settings=OFTEN)
 
 
 @pytest.mark.slow
 def test_killed_at_every_touch_of_the_disk(
     server: Server, cohort: Path, split: Path, tmp_path: Path
 ) -> None:
-    arguments = {"cohort": cohort, "split": split, "settings": {"training__steps": 5}}
+    arguments = {"cohort": cohort, "split": split, "settings": {**OFTEN, "training__steps": 5}}
     whole = server.train(out=tmp_path / "whole" / "run", **arguments)
     for die in range(1, whole.touches + 1):
         for when in ("before", "halfway", "after"):

@@ -1,4 +1,4 @@
-"""No file can make the package run code: checkpoints are safetensors and JSON, settings plain YAML."""
+"""No file makes the package run code: checkpoints are safetensors and JSON, settings plain YAML."""
 
 from __future__ import annotations
 

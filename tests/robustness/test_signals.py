@@ -38,7 +38,7 @@ def test_told_to_stop_it_saves_and_the_same_command_resumes(
     argv = command(cohort, run.path, **LONG)
     for kind, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         pid = server.begin(argv=argv)
-        wait_for(lambda: last_step(run) > before + EVERY)
+        wait_for(lambda before=before: last_step(run) > before + EVERY)
         os.kill(pid, kind)
         ended = server.end()
         step = run.state["step"]
@@ -47,7 +47,8 @@ def test_told_to_stop_it_saves_and_the_same_command_resumes(
         assert (f"resumed at step {before}" in ended.output) == (before > 0)
         assert "Traceback" not in ended.output
         loaded = run.checkpoints.load()
-        assert loaded is not None and loaded[1]["step"] == step > before + EVERY
+        assert loaded is not None
+        assert loaded[1]["step"] == step > before + EVERY
         before = step
 
 

@@ -7,16 +7,10 @@ change them; the commit says why.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
-
-HERE = Path(__file__).parent
-if __name__ == "__main__":
-    sys.path.insert(0, str(HERE))
-
 import torch
 from tiny import write_cohort, write_split
 
@@ -24,7 +18,7 @@ from deepatlas.run.folder import RunFolder
 from deepatlas.run.train import train
 from deepatlas.training.recipe import recipe_names
 
-GOLDEN = HERE / "golden_losses.json"
+GOLDEN = Path(__file__).with_name("golden_losses.json")
 STEPS = 9  # at least one of each kind in every stage
 TOLERANCE = 0.02  # between machines and versions of torch
 SETTINGS = {"training.steps": STEPS, "training.validations": 1, "training.precision": "float32"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def test_subsets_are_nested(seed: int, cohort: Cohort, tmp_path: Path) -> None:
         for count in range(1, 15)
     ]
     assert [len(names) for names in chosen] == list(range(1, 15))
-    assert all(small < large for small, large in zip(chosen, chosen[1:], strict=False))
+    assert all(small < large for small, large in itertools.pairwise(chosen))
     assert chosen[-1] == set(IDS[2:16])
     assert chosen[4] == set(make_split(cohort, split=path, labelled="5", seed=seed)["labelled"])
 

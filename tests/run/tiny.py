@@ -45,10 +45,10 @@ def write_split(path: Path, **parts: list[str]) -> Path:
 
 
 def overrides(recipe: str, **more: Any) -> dict[str, Any]:
-    """Small networks, 12 deterministic steps and a checkpoint after each; `__` stands for a dot."""
+    """Small networks, 12 deterministic steps, a checkpoint at the end; `__` stands for a dot."""
     names = [ONE_NETWORK[recipe]] if recipe in ONE_NETWORK else list(SMALL)
     small = {f"networks.{n}.{key}": value for n in names for key, value in SMALL[n].items()}
-    training = {"steps": 12, "validations": 2, "deterministic": True, "checkpoint_minutes": 0.0}
+    training = {"steps": 12, "validations": 2, "deterministic": True, "checkpoint_minutes": 60.0}
     return {
         **small,
         **{f"training.{key}": value for key, value in training.items()},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,14 @@ import pytest
 from deepatlas.data.prepare import PreparedScan
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves it out
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_flushing() -> Iterator[None]:
+    """Nothing here is about power cuts, and flushing is slow on a busy disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture(params=[2, 3])

@@ -35,9 +35,7 @@ def context(scans: list[PreparedScan], steps: int = 10) -> Context:
     return Context(spacing, steps, (0, "joint"), labelled, len(scans) - labelled)
 
 
-def make_task(
-    scans: list[PreparedScan], networks: nn.ModuleDict, **settings: Any
-) -> Task:
+def make_task(scans: list[PreparedScan], networks: nn.ModuleDict, **settings: Any) -> Task:
     return Joint(**{**PLAIN, **settings}).build(networks, context(scans))
 
 
@@ -59,9 +57,7 @@ def map_of(scan: PreparedScan, network: nn.Module) -> Tensor:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_registration_step(
-    case: tuple[bool, bool], ndim: int, scans: list[PreparedScan]
-) -> None:
+def test_registration_step(case: tuple[bool, bool], ndim: int, scans: list[PreparedScan]) -> None:
     networks = make_networks(ndim)
     task = make_task(scans, networks)
     here = pair(scans, case)
@@ -222,6 +218,7 @@ def test_structures_that_were_not_annotated_do_not_count(
     ndim: int, scans: list[PreparedScan]
 ) -> None:
     """The same losses, whatever the label map says about a structure that was not annotated."""
+
     def without_second(scan: PreparedScan, labels: Tensor | None) -> PreparedScan:
         return replace(scan, labels=labels, present=torch.tensor([True, False]))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from deepatlas.training.schedule import Optimiser
@@ -23,7 +25,7 @@ def test_it_grows_during_the_warm_up(schedule: str) -> None:
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_it_falls_to_zero(schedule: str) -> None:
     falling = rates(schedule=schedule, warmup=0.1)[20:]
-    assert all(later < earlier for earlier, later in zip(falling[1:], falling[2:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(falling))
     assert falling[0] == 2.0
     assert 0 < falling[-1] < 0.02
 

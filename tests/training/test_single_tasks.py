@@ -88,12 +88,11 @@ def test_two_manual_segmentations_add_the_anatomy_loss(
     task = registration(scans, networks, labelled_pairs=1.0, anatomy_weight=2.0)
     drawn = Batches(scans).draw(task.request(0), 0, "alone", 0)
     moving, fixed = drawn.scans["moving"], drawn.scans["fixed"]
-    assert bool(moving.labelled.all()) and bool(fixed.labelled.all())
+    assert bool(moving.labelled.all())
+    assert bool(fixed.labelled.all())
     terms = task(drawn, 0)
     displacement = networks["registration"](moving.image, fixed.image).displacement
-    anatomy = SoftDice()(
-        warp(moving.one_hot(), displacement, outside="border"), fixed.one_hot()
-    )
+    anatomy = SoftDice()(warp(moving.one_hot(), displacement, outside="border"), fixed.one_hot())
     torch.testing.assert_close(terms.values["anatomy"], anatomy.detach())
     alone = terms.values["similarity"] + terms.values["regularity"]
     torch.testing.assert_close(terms.total.detach(), alone + 2.0 * anatomy.detach())

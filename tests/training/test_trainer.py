@@ -157,9 +157,7 @@ def test_a_stage_starts_from_the_best_or_the_last(start: str, tmp_path: Path) ->
 
 def test_a_network_trained_again_is_chosen_anew(tmp_path: Path) -> None:
     validation = Scripted(segmentation=[0.9, 0.9, 0.4, 0.3])
-    recipe = make_recipe(
-        stage("first", SUPERVISED), stage("second", SUPERVISED), validations=2
-    )
+    recipe = make_recipe(stage("first", SUPERVISED), stage("second", SUPERVISED), validations=2)
     trainer = make_trainer(recipe, tmp_path, validation=validation)
     trainer.run()
     assert trainer.state.best == {"segmentation": 0.4}
@@ -206,7 +204,9 @@ def test_a_step_without_a_finite_loss_changes_nothing(tmp_path: Path) -> None:
         on_step=lambda line: seen.append(values(networks["segmentation"])),
     )
     trainer.run()
-    assert same(seen[1], seen[2]) and not same(seen[0], seen[1]) and not same(seen[2], seen[3])
+    assert same(seen[1], seen[2])
+    assert not same(seen[0], seen[1])
+    assert not same(seen[2], seen[3])
     assert [line["finite"] for line in events(trainer, "train")] == [True] * 2 + [False] + [
         True
     ] * 5

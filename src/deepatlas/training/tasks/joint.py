@@ -36,8 +36,8 @@ class Joint:
     labelled_pairs : probability of a segmentation step on a pair with two manual maps; the rest
         have one labelled and one unlabelled scan, in either direction.
     moving_labelled : share of the latter in which the moving scan is the labelled one.
-    atlases : labelled scans that are carried to each unlabelled fixed scan; their mean is its
-        target (1 in the paper).
+    atlases : labelled scans that are carried to each unlabelled fixed scan, at most as many as
+        there are; their mean is its target (1 in the paper).
     sharpen : predicted maps are raised to this power, and made to add up to one, before they
         stand for a missing segmentation (1: the softmax, as in the paper). A softmax spreads thin
         probability over the background; its mass outweighs the structures and dilutes the Dice.
@@ -127,7 +127,8 @@ class JointTask(Task):
             return scan  # two manual maps: the anatomy loss is a constant, only L_sp is left
         if uniform(*self.context.key, step, "direction") < c.moving_labelled:
             fixed = Draw(c.batch, "no", augment=c.augment_target)
-            moving = Draw(c.batch * c.atlases, "yes", apart_from="fixed")
+            atlases = min(c.atlases, self.context.labelled)
+            moving = Draw(c.batch * atlases, "yes", apart_from="fixed")
             return {**scan, "fixed": fixed, "moving": moving}
         return {**scan, **pair_of("no", "yes", c.batch)}
 
@@ -188,7 +189,8 @@ class JointTask(Task):
     def _carry_to_fixed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Fixed unlabelled: manual maps of the moving scans, carried to it, are its target."""
         moving, fixed = batch.scans["moving"], batch.scans["fixed"]
-        count, atlases = len(fixed.ids), self.config.atlases
+        count = len(fixed.ids)
+        atlases = len(moving.ids) // count
         repeated = fixed.image.repeat(atlases, *[1] * (fixed.image.ndim - 1))
         displacement = self._displacement(moving.image, repeated)
         with torch.no_grad():
