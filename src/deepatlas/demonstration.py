@@ -25,8 +25,9 @@ from deepatlas.training.recipe import load_recipe
 
 SUBJECTS = 32
 LABELLED = 3
-START_STEPS = {"segmentation": 200, "registration": 200}
-JOINT_STEPS = 400
+START_STEPS = {"segmentation": 180, "registration": 100}
+JOINT_STEPS = 140
+PAIRS = 20
 NETWORKS = ("segmentation", "registration")
 
 Line = tuple[str, str, str, str]  # of the table: name, baseline, joint, difference
@@ -82,7 +83,10 @@ def _commands(out: Path, seed: int, compute: Sequence[str]) -> list[list[str]]:
         [*train, start, "--recipe", "baseline", *_steps(START_STEPS)],
         [*train, joint, "--recipe", "da", "--init", start, *joint_steps],
         [*train, baseline, "--recipe", "baseline", "--init", start, *_steps(_joint_steps())],
-        ["evaluate", joint, f"{scans}/test", "--against", baseline, "--out", evaluation, *compute],
+        [
+            *["evaluate", joint, f"{scans}/test", "--n-pairs", str(PAIRS)],
+            *["--against", baseline, "--out", evaluation, *compute],
+        ],
         ["report", joint],
     ]
 

@@ -14,7 +14,6 @@ import yaml
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from deepatlas.data.plan import Plan
-from deepatlas.io.atomic import write_text
 from deepatlas.report.examples import PairExample, ScanExample
 from deepatlas.report.results import Evaluation
 from deepatlas.run.folder import RunFolder
@@ -187,20 +186,21 @@ def write_run(
     """A finished run on disk, without networks and without evaluation."""
     run = RunFolder(folder)
     config = {"name": "da", "init": "/somewhere/baseline", "training": {"steps": 300}}
-    write_text(folder / "config.yaml", yaml.safe_dump(config))
-    run.write("plan.json", some_plan(ndim).to_json())
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     split = {
         "train": [f"case_{n}" for n in range(30)], "validation": ["case_40"] * 10, "test": [],
         "labelled": ["case_1"] * 5, "cohort": str(folder.parent / "cohort <1>"),
     }  # fmt: skip
-    run.write("split.json", split)
-    run.write("environment.json", {"device": "cpu", "packages": {"torch": "2.9"}, "threads": 2})
     state = {
         "stage": 3, "step": 300, "finished": True, "seconds": 1500.0,
         "group_steps": {"segmentation": 135, "registration": 165},
         "group_seconds": {"segmentation": 500.0, "registration": 1000.0},
     }  # fmt: skip
-    run.write("state.json", state)
+    environment = {"device": "cpu", "packages": {"torch": "2.9"}, "threads": 2}
+    facts = {"plan": some_plan(ndim).to_json(), "split": split, "state": state}
+    for name, value in {**facts, "environment": environment}.items():
+        (folder / f"{name}.json").write_text(json.dumps(value))  # not flushed: tests write many
     for line in log:
         run.training_log().write(**line)
     return run
@@ -231,5 +231,6 @@ def link_evaluation(run: RunFolder) -> Path:
     out = run.path.parent / "evaluation 1"
     write_tables(out)
     cohort = run.split["cohort"]
-    run.add_evaluation({"out": str(out), "cohort": cohort, "summary": some_summary()})
+    entry = {"out": str(out), "cohort": cohort, "summary": some_summary()}
+    (run.path / "evaluations.json").write_text(json.dumps([entry]))
     return out

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from deepatlas.errors import DeepAtlasError
-from deepatlas.io.atomic import write_text
+from deepatlas.io.atomic import write_bytes
 from deepatlas.report import markup
 from deepatlas.report.examples import ExampleSource
 from deepatlas.report.facts import read_facts
@@ -87,7 +87,7 @@ def write_report(
         sections="\n".join(sections),
         footer="Made by deepatlas. For research; not a medical device.",
     )
-    write_text(page, text)
+    write_bytes(page, text.encode("utf-8"), durable=False)  # it can be made again
     return page
 
 

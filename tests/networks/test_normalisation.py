@@ -1,0 +1,71 @@
+"""Our instance normalisation against PyTorch's, in value, gradient, dtype and memory format."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from deepatlas.networks.normalisation import NormActivation
+
+SHAPES = [(2, 5, 7, 4, 6), (1, 16, 8, 8, 8), (3, 4, 9, 11)]  # rows of 8, 64 and one voxel
+
+
+def layout(x: torch.Tensor) -> torch.memory_format:
+    return torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+
+
+def reference(x: torch.Tensor, module: NormActivation) -> torch.Tensor:
+    y = F.instance_norm(x, weight=module.weight, bias=module.bias, eps=module.epsilon)
+    return F.leaky_relu(y, module.slope)
+
+
+def made(channels: int) -> NormActivation:
+    module = NormActivation(channels, slope=0.2).double()
+    with torch.no_grad():
+        module.weight.uniform_(0.5, 1.5)
+        module.bias.uniform_(-0.5, 0.5)
+    return module
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_value_and_gradients_are_those_of_pytorch(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    module = made(shape[1])
+    x = (torch.randn(shape, dtype=torch.float64) * 2 + 3).requires_grad_()
+    upstream = torch.randn(shape, dtype=torch.float64)
+    ours, theirs = (
+        torch.autograd.grad((f(x) * upstream).sum(), [x, module.weight, module.bias])
+        for f in (module, lambda x: reference(x, module))
+    )
+    torch.testing.assert_close(module(x), reference(x, module))
+    for mine, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bfloat16_stays_bfloat16_and_channels_last(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    module = made(shape[1]).float()
+    x = torch.randn(shape).bfloat16().contiguous(memory_format=layout(torch.empty(shape)))
+    y = module(x)
+    assert y.dtype == torch.bfloat16
+    assert y.is_contiguous(memory_format=layout(x))
+    torch.testing.assert_close(y.float(), reference(x.float(), module), atol=0.03, rtol=0.03)
+
+
+def test_a_mean_far_from_zero_costs_bfloat16_little() -> None:
+    torch.manual_seed(0)
+    module = NormActivation(8, slope=0.2)
+    x = (torch.randn(1, 8, 16, 16, 16) + 4).bfloat16()
+    spread = module(x).float().std(dim=(2, 3, 4)) / reference(x.float(), module).std(dim=(2, 3, 4))
+    assert ((spread > 0.9) & (spread < 1.1)).all()
+
+
+def test_a_constant_channel_stays_finite() -> None:
+    module = NormActivation(3, slope=0.2)
+    x = torch.full((1, 3, 4, 5, 6), 2.0, requires_grad=True)
+    y = module(x)
+    y.sum().backward()
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(x.grad).all()
