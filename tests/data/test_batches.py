@@ -174,7 +174,7 @@ def test_empty_pools_are_told(scans: Any, request_: Any, says: str) -> None:
 
 def test_views_belong_to_the_roles_that_asked() -> None:
     request = {"scan": Draw(2, "yes", augment=Augmentation()), "fixed": Draw(3, "no")}
-    batch = Batches(SCANS, spacing_mm=(1.0, 3.0)).draw(request, 0, "a", 0)
+    batch = Batches(SCANS, Geometry.axis_aligned(SHAPE, (1.0, 3.0))).draw(request, 0, "a", 0)
     assert set(batch.views) == {"scan"}
     assert batch.views["scan"].positions.shape == (2, 2, *SHAPE)
     cubes = Batches(SCANS).draw(request, 0, "a", 0)

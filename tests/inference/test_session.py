@@ -26,7 +26,10 @@ from deepatlas.training.recipe import load_recipe
 
 VALUES = (3, 700)
 PLANS = {
-    2: Plan(shape=(32, 40), spacing_mm=(1.0, 1.5), centre_mm=(0.0, 0.0), label_values=VALUES, label_dtype="int16"),
+    2: Plan(
+        shape=(32, 40), spacing_mm=(1.0, 1.5), centre_mm=(0.0, 0.0),
+        label_values=VALUES, label_dtype="int16",
+    ),
     3: Plan(
         shape=(32, 40, 24), spacing_mm=(1.0, 1.5, 2.0), centre_mm=(0.0, 0.0, 0.0),
         label_values=VALUES, label_dtype="int16",

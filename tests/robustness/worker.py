@@ -34,7 +34,7 @@ class Death:
     def __init__(self, at: int, when: str, full: int) -> None:
         self.at, self.when, self.full, self.count = at, when, full, 0
 
-    def wrap(self, owner: Any, name: str, half: Callable[..., Any] = lambda *_: None) -> None:
+    def wrap(self, owner: Any, name: str, half: Callable[..., Any] = lambda *_, **__: None) -> None:
         """Count the calls of a function; `half` does half of its work."""
         whole = getattr(owner, name)
 
