@@ -25,7 +25,7 @@ from deepatlas.training.recipe import load_recipe
 
 SUBJECTS = 32
 LABELLED = 3
-START_STEPS = {"segmentation": 180, "registration": 100}
+START_STEPS = {"segmentation": 220, "registration": 100}
 JOINT_STEPS = 140
 PAIRS = 20
 NETWORKS = ("segmentation", "registration")
