@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import shlex
+import statistics
 import subprocess
 import sys
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -119,16 +120,22 @@ def summary_of(out: Path, name: str, seed: int) -> dict[str, Any]:
 
 
 def budget(out: Path, name: str, seed: int) -> dict[str, tuple[int, float]]:
-    """Steps and minutes by network, over all stages, those of the start included."""
+    """Steps and minutes by network, over all stages, those of the start included.
+
+    Minutes are the steps times the median step: other work on the machine does not count.
+    """
     lineage = [name] if name in ("start", "baseline") else ["start", name]
-    states = [json.loads((out / f"{n}-{seed}" / "state.json").read_text()) for n in lineage]
-    return {
-        network: (
-            sum(state["group_steps"].get(network, 0) for state in states),
-            sum(state["group_seconds"].get(network, 0.0) for state in states) / 60,
-        )
-        for network in ("segmentation", "registration")
-    }
+    spent = {"segmentation": (0, 0.0), "registration": (0, 0.0)}
+    for run in lineage:
+        folder = out / f"{run}-{seed}"
+        steps = json.loads((folder / "state.json").read_text())["group_steps"]
+        events = [json.loads(line) for line in (folder / "log.jsonl").open()]
+        for network, (count, minutes) in spent.items():
+            times = [e["step_seconds"] for e in events if e.get("group") == network]
+            if times:
+                more = steps[network] * statistics.median(times) / 60
+                spent[network] = (count + steps[network], minutes + more)
+    return spent
 
 
 def row(out: Path, name: str, seed: int) -> dict[str, Any]:
