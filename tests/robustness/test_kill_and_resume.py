@@ -96,7 +96,7 @@ def test_killed_at_some_moments(
 def test_killed_at_every_touch_of_the_disk(
     server: Server, cohort: Path, split: Path, tmp_path: Path
 ) -> None:
-    arguments = {"cohort": cohort, "split": split, "settings": {**OFTEN, "training__steps": 5}}
+    arguments = {"cohort": cohort, "split": split, "settings": {**OFTEN, "training__steps": 3}}
     whole = server.train(out=tmp_path / "whole" / "run", **arguments)
     for die in range(1, whole.touches + 1):
         for when in ("before", "halfway", "after"):

@@ -263,6 +263,12 @@ def test_a_folder_of_something_else_is_left_alone(cohort: Path, tmp_path: Path) 
 # --- refusing -----------------------------------------------------------------------------------
 
 
+def test_other_words_about_a_recipe_are_no_change(
+    baseline: RunFolder, cohort: Path, split: Path
+) -> None:
+    train_tiny(cohort, baseline.path, "baseline", {"about": "the same, better said"}, split=split)
+
+
 @pytest.mark.parametrize(
     ("settings", "arguments", "says"),
     [

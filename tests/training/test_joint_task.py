@@ -196,6 +196,7 @@ def test_an_optimiser_step_changes_the_network_whose_turn_it_is(
     assert not same(before[learns], values(networks[learns]))
     assert same(before[rests], values(networks[rests]))
     assert all(p.grad is None for p in networks[rests].parameters())
+    assert not any(p.requires_grad for p in networks[rests].parameters())
     assert (networks[learns].training, networks[rests].training) == (True, False)
     assert run.done == {learns: 1, rests: 0}
     assert not run.optimisers[rests].state

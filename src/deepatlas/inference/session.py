@@ -37,7 +37,7 @@ class Session:
         self.device = torch.device(device)
         self.plan = run.plan
         self.networks = tuple(run.network_names())
-        self.precision = run.recipe.training.precision
+        self.precision = run.config["training"]["precision"]
         if not self.networks:
             raise BadInput(f"{run.path}: has no trained network yet; finish training it first")
 
