@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 from deepatlas.cli import console, options
@@ -66,5 +67,7 @@ def run(args: argparse.Namespace) -> None:
         )
     from deepatlas.evaluation.tables import flatten
 
+    for note in summary.get("notes", ()):
+        logging.getLogger("deepatlas").warning(note)
     for key, value in flatten(summary).items():
         print(key, value)

@@ -151,6 +151,8 @@ def _resolve(
 def _started(recipe: Recipe, start: RunFolder) -> Recipe:
     """The recipe as it goes on from another run: with its preparation, without its stages."""
     shared = [name for name in start.network_names() if name in recipe.networks]
+    if shared and not start.state["finished"]:
+        raise BadInput(f"{start.path}: its training is not finished; run its command again first")
     if not shared:
         wanted = " or ".join(recipe.networks)
         raise BadInput(f"{start.path}: has no {wanted} network yet; finish its training first")
@@ -226,6 +228,21 @@ def _plan(job: Job, facts: Survey, start: RunFolder | None) -> Plan:
     return start.plan if start is not None else make_plan(_used(job), job.recipe.data, facts)
 
 
+def _check_flips(recipe: Recipe, plan: Plan) -> None:
+    """Classes that trade places when mirrored must exist; they are numbered as in the plan."""
+    for stage in recipe.stages:
+        for field in ("augment", "augment_target"):
+            augment = getattr(stage.task, field, None)
+            known = range(1, plan.classes)
+            pairs = augment.flip_pairs if augment is not None else ()
+            if any(index not in known for pair in pairs for index in pair):
+                numbered = ", ".join(f"{i}: {name}" for i, name in enumerate(plan.class_names, 1))
+                raise BadInput(
+                    f"stages.{stage.name}.task.{field}.flip_pairs: {pairs} are not classes of "
+                    f"this cohort; classes are numbered {numbered}"
+                )
+
+
 def _fresh(job: Job, plan: Plan, name: str, seed: int) -> nn.Module:
     """A network with new weights, drawn from the seed."""
     spec, ndim = job.recipe.networks[name], len(plan.shape)
@@ -262,6 +279,7 @@ def _begin(job: Job, plan: Plan, facts: Survey) -> None:
 
 def _train(job: Job, facts: Survey, start: RunFolder | None, progress: Progress) -> None:
     plan = _plan(job, facts, start)
+    _check_flips(job.recipe, plan)
     networks = _networks(job, plan, start)
     prepared = prepare_cohort(
         _needed(job),

@@ -275,7 +275,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror}); give a YAML file") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise BadInput(f"{path}: expected keys such as `training:`, got {type(tree).__name__}")

@@ -195,7 +195,7 @@ class Trainer:
 
     def _train(self, run: StageRun, steps: int) -> None:
         marks = _marks(steps, self.recipe.training.validations)
-        every = max(1, steps // LOG_LINES)
+        every = {name: max(1, run.total[name] // LOG_LINES) for name in run.names}
         bad = 0
         while self.state.stage_step < steps:
             started = time.monotonic()
@@ -204,7 +204,8 @@ class Trainer:
             line = run.step(index, self.batches.draw(run.task.request(index), *key))
             self._count(line, time.monotonic() - started)
             bad = self._check_finite(run, line, bad)
-            if index % every == 0 or not line["finite"]:
+            turn = run.done[line["group"]] - 1  # each network by its own turns: none is left out
+            if turn % every[line["group"]] == 0 or not line["finite"]:
                 self.log.write(
                     event="train", stage=run.stage.name, step=self.state.step, **line,
                     seconds=round(self.state.seconds, 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -41,7 +42,7 @@ class Validation:
         values = []
         for scan in self.scans:
             labels = network(scan.image[None].to(self.device)).argmax(dim=1)[0].cpu()
-            values.append(_dice(labels, scan))
+            values.append(_dice(labels, scan, scan.present))
         return _mean(values)
 
     def _registration(self, network: nn.Module) -> dict[str, float]:
@@ -52,7 +53,7 @@ class Validation:
             labels = moving.labels
             assert labels is not None
             warped = warp(labels[None, None].float(), displacement, mode="nearest")
-            values.append(_dice(warped[0, 0].long(), fixed))
+            values.append(_dice(warped[0, 0].long(), fixed, moving.present & fixed.present))
             folds.append(folds_percent(displacement))
         return {
             "registration.dice": _mean(values),
@@ -60,16 +61,18 @@ class Validation:
         }
 
 
-def _dice(labels: Tensor, scan: PreparedScan) -> float:
-    """Mean Dice over the foreground structures annotated in a scan."""
+def _dice(labels: Tensor, scan: PreparedScan, present: Tensor) -> float:
+    """Mean Dice over the foreground structures that are annotated; nan where there is none."""
     assert scan.labels is not None
     classes = len(scan.present) + 1
     maps = one_hot(torch.stack([labels.long(), scan.labels.long()]), classes)[:, 1:]
     flat = maps.flatten(2)
     both, total = (flat[0] * flat[1]).sum(dim=-1), flat.sum(dim=(0, 2))
-    counted = (total > 0) & scan.present
-    return float((2 * both[counted] / total[counted]).mean()) if bool(counted.any()) else 1.0
+    counted = (total > 0) & present
+    return float((2 * both[counted] / total[counted]).mean()) if bool(counted.any()) else math.nan
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    """Mean of what is defined; nan, which no score is better than, where nothing is."""
+    defined = [value for value in values if not math.isnan(value)]
+    return sum(defined) / len(defined) if defined else math.nan
