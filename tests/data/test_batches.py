@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -180,6 +181,25 @@ def test_views_belong_to_the_roles_that_asked() -> None:
     cubes = Batches(SCANS).draw(request, 0, "a", 0)
     assert cubes.scans["scan"].ids == batch.scans["scan"].ids
     assert not torch.equal(cubes.views["scan"].positions, batch.views["scan"].positions)
+
+
+def test_padding_is_told_from_scan() -> None:
+    """The first scan's own grid is one row shorter and begins one column later."""
+    small = Geometry.axis_aligned((4, 3), (1.0, 1.0), (-0.5, 0.5))
+    padded = replace(scan(1, labelled=False), preparation=Preparation(small, GRID.transform))
+    scans = [padded, scan(2, labelled=False)]
+    request = {"x": Draw(5, "any")}
+    assert Batches(scans).draw(request, 0, "a", 0).scans["x"].inside is None
+    drawn = Batches(scans, Geometry.axis_aligned(SHAPE, (1.0, 1.0))).draw(request, 0, "a", 0)
+    inside = drawn.scans["x"].inside
+    assert inside is not None
+    assert set(drawn.scans["x"].ids) == {"case_01", "case_02"}
+    assert torch.equal(inside, drawn.to(torch.device("cpu")).scans["x"].inside)
+    for item, name in zip(inside, drawn.scans["x"].ids, strict=True):
+        expected = torch.ones(1, *SHAPE)
+        if name == "case_01":
+            expected[:, 4], expected[:, :, 0] = 0, 0
+        assert torch.equal(item, expected)
 
 
 def test_moving_a_batch_to_a_device() -> None:

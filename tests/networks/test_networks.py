@@ -26,9 +26,10 @@ ODD_SHAPES = [(17, 23, 20), (31, 45), (16, 32), (5, 1, 9), (1, 1), (2, 3, 1)]
 # besides the defaults, what changes how an entry of the table works
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "voxelmorph": [
-        {"velocity": velocity, "half_resolution": half}
-        for velocity in (True, False)
-        for half in (True, False)
+        {"velocity": True, "half_resolution": True},
+        {"velocity": True, "half_resolution": False},
+        {"velocity": False, "half_resolution": False},
+        {"velocity": False, "half_resolution": True, "norm": True, "repeats": 2, "flow_scale": 0.5},
     ],
     "unet": [{}, {"features": [8]}],
 }
@@ -153,13 +154,16 @@ def test_training_and_use_are_the_same(make: Any, spec: Any, shape: tuple[int, .
 def test_items_of_a_batch_do_not_meet(make: Any, spec: Any, shape: tuple[int, ...]) -> None:
     network = make(spec, len(shape))
     a, b = image(shape, 1), 5 * image(shape, 2)
-    if make is segmenter:
-        together, alone = network(torch.cat([a, b])), torch.cat([network(a), network(b)])
-    else:
-        together = network(torch.cat([a, b]), torch.cat([b, a])).displacement
-        alone = torch.cat([network(a, b).displacement, network(b, a).displacement])
-    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(together[0], together[1], atol=1e-3)
+
+    def of_first(other: Tensor) -> Tensor:
+        if make is segmenter:
+            return network(torch.cat([a, other]))[0]
+        return network(torch.cat([a, other]), torch.cat([b, other])).displacement[0]
+
+    assert torch.equal(of_first(b), of_first(100 * b))
+    alone = network(a)[0] if make is segmenter else network(a, b).displacement[0]
+    # Not closer: two voxels at the deepest level, normalised, enlarge what rounding leaves.
+    torch.testing.assert_close(of_first(b), alone, rtol=0, atol=2e-3 * float(alone.abs().max()))
 
 
 @every
@@ -206,13 +210,13 @@ def test_moving_and_fixed_are_told_apart(shape: tuple[int, ...]) -> None:
 @torch.no_grad()
 def test_half_resolution(velocity: bool, shape: tuple[int, ...]) -> None:
     spec = {"kind": "voxelmorph", "velocity": velocity, "half_resolution": True, "squarings": 5}
-    network = registrar(spec, len(shape))
+    network = registrar({**spec, "flow_scale": 0.5}, len(shape))
     said: list[Tensor] = []
     hook = network.flow.register_forward_hook(lambda *call: said.append(call[2]))  # type: ignore[union-attr]
     displacement, flow = network(image(shape, 1), image(shape, 2))
     hook.remove()
     half = [(n + 1) // 2 for n in shape]
-    field = crop(said[0], half)
+    field = 0.5 * crop(said[0], half)
     if velocity:
         assert flow is not None
         assert torch.equal(flow, field)
@@ -269,7 +273,8 @@ def test_features_are_those_of_the_papers() -> None:
 @pytest.mark.parametrize(
     ("kind", "fields"),
     [("voxelmorph", {"encoder": (), "decoder": ()}), ("voxelmorph", {"decoder": (8, 8)}),
-     ("voxelmorph", {"squarings": -1}), ("unet", {"features": ()})],
+     ("voxelmorph", {"squarings": -1}), ("voxelmorph", {"repeats": 0}),
+     ("voxelmorph", {"flow_scale": 0.0}), ("unet", {"features": ()})],
     ids=str,
 )  # fmt: skip
 def test_settings_that_make_no_network(kind: str, fields: dict[str, Any]) -> None:
