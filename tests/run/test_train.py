@@ -413,6 +413,24 @@ def test_a_start_that_does_not_fit_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_start_that_is_being_extended_is_refused(
+    cohort: Path, split: Path, tmp_path: Path
+) -> None:
+    start = train_tiny(cohort, tmp_path / "start", "baseline", split=split)
+    start.write("state.json", {**start.state, "finished": False})
+    with pytest.raises(BadInput, match="its training is not finished"):
+        train_tiny(cohort, tmp_path / "run", split=split, init=start.path)
+
+
+def test_mirrored_classes_must_exist(cohort: Path, split: Path, tmp_path: Path) -> None:
+    settings = {
+        "stages__segmentation__task__augment__flip_axis": 0,
+        "stages__segmentation__task__augment__flip_pairs": [[17, 53]],
+    }
+    with pytest.raises(BadInput, match="not classes of this cohort; classes are numbered 1: "):
+        train_tiny(cohort, tmp_path / "run", "segmentation", settings=settings, split=split)
+
+
 # --- what it leaves -----------------------------------------------------------------------------
 
 

@@ -353,3 +353,14 @@ def test_the_callers_random_numbers_are_left_alone(tmp_path: Path) -> None:
     torch.manual_seed(1)
     make_trainer(make_recipe(), tmp_path, networks=networks).run()
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_no_network_is_left_out_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every fourth step alone would always be a registration step.
+    monkeypatch.setattr("deepatlas.training.trainer.LOG_LINES", 2)
+    joint = {"kind": "joint", "registration_steps": 3, "segmentation_steps": 1, "batch": 1}
+    trainer = make_trainer(make_recipe(stage("joint", joint), steps=16), tmp_path)
+    trainer.run()
+    groups = [line["group"] for line in events(trainer, "train")]
+    assert groups.count("segmentation") == 2
+    assert groups.count("registration") == 2

@@ -67,6 +67,19 @@ def test_absent_and_unannotated_structures_are_left_out() -> None:
     assert score == {"segmentation.dice": pytest.approx(0.5)}  # 1 and 0, of the box alone
 
 
+def test_a_structure_must_be_annotated_on_both_sides_of_a_pair() -> None:
+    first, second = make_scans(2, 2, labelled=2)
+    partial = replace(first, present=torch.tensor([True, False]))
+    networks = make_networks(2)
+    score = Validation([partial, second], CPU).score(networks, ["registration"])
+    without = [
+        replace(scan, labels=torch.where(scan.labels == 1, 1, 0).byte()) for scan in (first, second)
+    ]
+    expected = Validation(without, CPU).score(networks, ["registration"])
+    assert score["registration.dice"] == pytest.approx(expected["registration.dice"])
+    assert score != Validation([first, second], CPU).score(networks, ["registration"])
+
+
 def test_registration_pairs_ascend_against_descend(ndim: int) -> None:
     scans = make_scans(ndim, 5, labelled=5)
     networks = nn.ModuleDict({"registration": Shift()})
