@@ -68,4 +68,5 @@ def test_a_constant_channel_stays_finite() -> None:
     y = module(x)
     y.sum().backward()
     assert torch.isfinite(y).all()
+    assert x.grad is not None
     assert torch.isfinite(x.grad).all()

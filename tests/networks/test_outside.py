@@ -145,6 +145,18 @@ def test_padded_to_a_multiple_and_cropped(shape: tuple[int, ...]) -> None:
         assert inner.seen == [tuple(-(-n // multiple) * multiple for n in shape)]
 
 
+@torch.no_grad()
+def test_outputs_are_float32_and_velocities_integrated() -> None:
+    segmentation = build_segmentation(convolution("{classes}"), ndim=3, classes=3)
+    registration = build_registration(convolution("{ndim}", velocity=True), ndim=3)
+    moving, fixed = image((9, 7, 5), 1), image((9, 7, 5), 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, (displacement, velocity) = segmentation(moving), registration(moving, fixed)
+    assert {part.dtype for part in (logits, displacement, velocity)} == {torch.float32}
+    assert torch.equal(displacement, integrate(velocity))
+    assert not torch.equal(displacement, velocity)
+
+
 def test_the_first_of_several_outputs_counts() -> None:
     fields = {"kind": "somebody.nets:Supervised"}
     segmentation = build_segmentation(convolution(3, **fields), ndim=2, classes=3)
