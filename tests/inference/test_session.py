@@ -42,7 +42,7 @@ class Levels(nn.Module):
 
     def __init__(self, ndim: int, classes: int) -> None:
         super().__init__()
-        self.sharpness = nn.Parameter(torch.tensor(200.0))
+        self.sharpness = nn.Parameter(torch.tensor(3.0))
 
     def forward(self, image: Tensor) -> Tensor:
         levels = torch.tensor([0.0, 0.5, 1.0]).reshape(1, 3, *[1] * (image.ndim - 2))

@@ -387,9 +387,23 @@ def test_from_a_finished_run(
 def test_from_a_run_with_one_network_the_other_is_still_pretrained(
     cohort: Path, split: Path, tmp_path: Path
 ) -> None:
-    first = train_tiny(cohort, tmp_path / "first", "voxelmorph", split=split)
+    wide = {"data__shape": [40, 40]}
+    first = train_tiny(cohort, tmp_path / "first", "voxelmorph", wide, split=split)
     run = train_tiny(cohort, tmp_path / "run", "da", split=split, init=first.path)
     assert [stage["name"] for stage in run.config["stages"]] == ["segmentation", "joint"]
+    assert run.plan.shape == (40, 40)  # prepared as the run that it starts from
+    assert run.recipe.data == first.recipe.data
+
+
+def test_scans_are_prepared_as_in_the_run_that_is_started_from(
+    baseline: RunFolder, tmp_path: Path
+) -> None:
+    """Also those of another cohort, for which the grid would be another one."""
+    cohort = write_cohort(tmp_path / "cohort", subjects=3, labelled=2, shape=(36, 30))
+    run = train_tiny(cohort, tmp_path / "run", "da", SHORT, init=baseline.path)
+    assert run.plan == baseline.plan
+    alone = train_tiny(cohort, tmp_path / "alone", "voxelmorph", SHORT)
+    assert alone.plan != baseline.plan
 
 
 def test_a_start_that_does_not_fit_is_refused(

@@ -27,9 +27,16 @@ ONE_NETWORK = {
 }
 
 
-def write_cohort(root: Path, *, ndim: int = 2, subjects: int = 8, labelled: int = 5) -> Path:
+def write_cohort(
+    root: Path,
+    *,
+    ndim: int = 2,
+    subjects: int = 8,
+    labelled: int = 5,
+    shape: tuple[int, ...] | None = None,
+) -> Path:
     """A plain cohort s00, s01, ... of which the first few have labels."""
-    phantom = Phantom(seed=3, shape=SHAPES[ndim])
+    phantom = Phantom(seed=3, shape=shape or SHAPES[ndim])
     for index in range(subjects):
         subject = phantom.subject(index)
         write_image(root / "images" / f"s{index:02d}.nii.gz", subject.image)

@@ -174,6 +174,10 @@ def test_a_users_yaml_is_laid_over_the_recipe(tmp_path: Path) -> None:
     path.write_text("training: {steps: 40}\ndata: {align: world}\n")
     recipe = load_recipe("da", config=path, overrides={"data.align": "centre"})
     assert (recipe.training.steps, recipe.data.align, len(recipe.stages)) == (40, "centre", 3)
+    path.write_text("networks: {segmentation: {features: [4, 8]}}\n")
+    recipe = load_recipe("da", config=path)
+    assert list(recipe.networks) == ["segmentation", "registration"]
+    assert recipe.networks["segmentation"] == {"kind": "unet", "features": [4, 8]}
     path.write_text("stages: [{name: only, task: {kind: segmentation}}]\n")
     assert [stage.name for stage in load_recipe("da", config=path).stages] == ["only"]
 

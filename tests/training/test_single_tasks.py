@@ -54,8 +54,9 @@ def test_segmentation_draws_labelled_scans_and_varies_them(
 ) -> None:
     networks = make_networks(ndim)
     task = Segmentation(batch=3).build(networks, context(scans))
-    drawn = Batches(scans).draw(task.request(0), 0, "alone", 0)
-    assert bool(drawn.scans["scan"].labelled.all())
+    for step in range(20):
+        drawn = Batches(scans).draw(task.request(step), 0, "alone", step)
+        assert bool(drawn.scans["scan"].labelled.all())
     view = drawn.views["scan"]
     images, labels = drawn.scans["scan"].image, drawn.scans["scan"].labels
     probabilities = networks["segmentation"](view.image(images)).softmax(dim=1)
