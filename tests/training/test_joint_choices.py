@@ -1,4 +1,4 @@
-"""What our recipe adds to the paper: masked padding, sharpened maps, enough atlases."""
+"""What our recipe adds to the paper: masked padding, sharpened maps, atlases, carried scans."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import SPACINGS, make_networks, make_scans, stack
+from small import SPACINGS, make_networks, make_scans, stack, touched
 
 from deepatlas.data.batches import Batch, Batches
 from deepatlas.data.prepare import Preparation, inside
+from deepatlas.data.randomness import uniform
 from deepatlas.networks.registration.base import Deformation
 from deepatlas.spatial.geometry import Geometry
 from deepatlas.spatial.transform import Affine
+from deepatlas.spatial.warp import warp
 from deepatlas.training.tasks.base import Context, Terms
 from deepatlas.training.tasks.joint import Joint
 from deepatlas.training.tasks.registration import Registration, add_alignment
@@ -79,3 +81,57 @@ def test_no_more_atlases_than_labelled_scans() -> None:
     assert task.request(0)["moving"].count == 6
     terms = task(Batches(scans).draw(task.request(0), 0), 0)
     assert torch.isfinite(terms.total)
+
+
+@pytest.mark.parametrize("carried", [0.0, 0.5, 1.0])
+def test_labelled_scans_are_carried_into_the_anatomy_of_unlabelled_ones(
+    carried: float, ndim: int
+) -> None:
+    """Image and labels by the same displacement, as often as asked, the others as they are."""
+    scans = make_scans(ndim, 6, labelled=3)
+    context = Context(SPACINGS[ndim], 10, (0, "a"), 3, 3)
+    networks = make_networks(ndim)
+    task = Joint(
+        registration_steps=0, segmentation_anatomy_weight=0.0, carried=carried, augment=None
+    ).build(networks, context)
+    moved = 0
+    for step in range(40):
+        drawn = Batches(scans).draw(task.request(step), 0, step)
+        assert set(drawn.scans) == ({"scan", "anatomy"} if carried else {"scan"})
+        loss = task(drawn, step).values["supervised"]
+        scan = drawn.scans["scan"]
+        image, maps = scan.image.clone(), scan.one_hot()
+        for i, other in enumerate(drawn.scans["anatomy"].image if carried else ()):
+            if uniform(*context.key, step, "carried", i) < carried:
+                field = networks["registration"](image[i : i + 1], other[None]).displacement
+                image[i : i + 1] = warp(image[i : i + 1], field, outside="border")
+                maps[i : i + 1] = warp(maps[i : i + 1], field, outside="border")
+                moved += 1
+        probabilities = networks["segmentation"](image).softmax(dim=1)
+        expected = task.config.overlap(probabilities, maps, present=scan.present)
+        torch.testing.assert_close(loss, expected.detach())
+    assert moved == pytest.approx(80 * carried, abs=15 if carried == 0.5 else 0)
+
+
+def test_carried_scans_teach_the_segmentation_network_only() -> None:
+    scans = make_scans(3, 6, labelled=3)
+    networks = make_networks(3)
+    context = Context(SPACINGS[3], 10, (0, "a"), 3, 3)
+    task = Joint(registration_steps=0, segmentation_anatomy_weight=0.0, carried=1.0).build(
+        networks, context
+    )
+    task(Batches(scans).draw(task.request(0), 0), 0).total.backward()
+    assert touched(networks["segmentation"])
+    assert not touched(networks["registration"])
+
+
+def test_without_unlabelled_scans_nothing_is_carried() -> None:
+    context = Context(SPACINGS[3], 10, (0, "a"), 3, 0)
+    task = Joint(registration_steps=0, carried=1.0).build(make_networks(3), context)
+    assert set(task.request(0)) == {"scan"}
+
+
+@pytest.mark.parametrize("carried", [-0.1, 1.1])
+def test_carried_is_a_probability(carried: float) -> None:
+    with pytest.raises(ValueError, match="carried"):
+        Joint(carried=carried)

@@ -49,7 +49,7 @@ def test_a_stage_of_one_step_has_a_rate() -> None:
 @pytest.mark.parametrize(
     "fault",
     [{"rate": 0.0}, {"rate": -1.0}, {"clip": 0.0}, {"weight_decay": -0.1}, {"warmup": 1.5},
-     {"warmup": -0.1}, {"schedule": "cosin"}],
+     {"warmup": -0.1}, {"schedule": "cosin"}, {"average": 1.0}, {"average": -0.1}],
 )  # fmt: skip
 def test_impossible_settings(fault: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(fault))):

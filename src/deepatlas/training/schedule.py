@@ -17,6 +17,8 @@ class Optimiser:
     warmup : share of the steps over which the rate grows from zero.
     weight_decay : decoupled (AdamW).
     clip : largest norm of the gradient.
+    average : keep a running average of the weights, of which a step keeps this share (0.99: about
+        the last 100 steps). The average is what is validated, written and taught with; 0 for none.
     """
 
     rate: float = 1e-3
@@ -24,10 +26,13 @@ class Optimiser:
     warmup: float = 0.02
     weight_decay: float = 0.0
     clip: float = 10.0
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         if not (self.rate > 0 and self.clip > 0 and self.weight_decay >= 0):
             raise ValueError("rate and clip must be positive, weight_decay at least 0")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average is at least 0 and below 1, not {self.average}")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup is a share of the steps, 0 to 1, not {self.warmup}")
         if self.schedule not in ("cosine", "linear", "constant", "steps"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from deepatlas.data.batches import Batch
 from deepatlas.data.randomness import seed_of
+from deepatlas.training.average import Averages
 from deepatlas.training.checkpoint import pack_optimiser, restore_optimiser
 from deepatlas.training.recipe import Stage
 from deepatlas.training.schedule import Optimiser
@@ -25,6 +27,10 @@ class StageRun:
     ----------
     restored : tensors of a checkpoint taken in this stage, or nothing.
     step : steps of the stage that are done.
+
+    Attributes
+    ----------
+    averages : of the weights; `averages.networks` is what the stage has to show.
     """
 
     def __init__(
@@ -43,7 +49,10 @@ class StageRun:
         self.key = context.key
         self.device = device
         self.precision = precision
-        self.task: Task = stage.task.build(networks, context)
+        decays = {name: settings.average for name, settings in stage.optimisers.items()}
+        self.averages = Averages(networks, decays, restored or {})
+        constants = replace(context, constants=self.averages.networks)
+        self.task: Task = stage.task.build(networks, constants)
         self.names: Sequence[str] = self.task.groups()
         self.turns = [self.task.group(i) for i in range(context.steps)]
         self.done = {name: self.turns[:step].count(name) for name in self.names}
@@ -63,8 +72,8 @@ class StageRun:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """The optimisers' state for a checkpoint."""
-        packed: dict[str, Tensor] = {}
+        """The optimisers' state and the averages for a checkpoint."""
+        packed = self.averages.tensors()
         for name, optimiser in self.optimisers.items():
             packed |= pack_optimiser(f"optimiser.{name}", optimiser)
         return packed
@@ -90,6 +99,7 @@ class StageRun:
             optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         self.done[name] += 1
+        self.averages.update(name, self.done[name])
         return {
             "group": name,
             "total": total,

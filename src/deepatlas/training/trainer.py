@@ -136,6 +136,7 @@ class Trainer:
                 length = self.state.lengths[index]
                 run = self._begin(self.recipe.stages[index], length)
                 self._train(run, length)
+                run.averages.settle()
                 if index + 1 == len(self.recipe.stages):
                     break
                 self.state.stage, self.state.stage_step = index + 1, 0
@@ -246,7 +247,7 @@ class Trainer:
             network.eval()
         half = self.recipe.training.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            scores = self.validation.score(self.networks, run.names)
+            scores = self.validation.score(run.averages.networks, run.names)
         if not scores:
             return
         self.log.write(
@@ -260,7 +261,7 @@ class Trainer:
             score = scores.get(f"{name}.dice")
             if score is not None and score > self.state.best.get(name, -1.0):
                 self.state.best[name] = score
-                weights = self.networks[name].state_dict()
+                weights = run.averages.networks[name].state_dict()
                 self.best[name] = {key: value.detach().clone() for key, value in weights.items()}
 
     def _save(self, run: StageRun) -> None:

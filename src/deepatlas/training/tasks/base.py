@@ -26,6 +26,8 @@ class Context:
     steps : of the stage.
     key : names the stage for counter-based random numbers (seed, stage).
     labelled, unlabelled : number of training scans with and without a manual segmentation.
+    constants : the networks as they teach each other, running averages of their weights where the
+        stage keeps such; None for the networks as they are.
     """
 
     spacing_mm: tuple[float, ...]
@@ -33,6 +35,7 @@ class Context:
     key: tuple[object, ...]
     labelled: int
     unlabelled: int
+    constants: nn.ModuleDict | None = None
 
 
 @dataclass

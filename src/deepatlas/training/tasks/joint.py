@@ -17,7 +17,7 @@ from deepatlas.losses.similarity import SIMILARITIES
 from deepatlas.spatial.warp import warp
 from deepatlas.training.tasks.base import Context, Task, Terms, make_part
 from deepatlas.training.tasks.registration import add_alignment, pair_of
-from deepatlas.training.tasks.segmentation import check_batch, supervised
+from deepatlas.training.tasks.segmentation import check_batch, overlap, supervised
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class Joint:
     sharpen : predicted maps are raised to this power, and made to add up to one, before they
         stand for a missing segmentation (1: the softmax, as in the paper). A softmax spreads thin
         probability over the background; its mass outweighs the structures and dilutes the Dice.
+    carried : probability that a labelled scan of the supervised loss is first carried, image and
+        labels together, into the anatomy of an unlabelled scan: its labels stay exact, its shape
+        is one of those to be expected (Zhao et al. 2019, arXiv 1902.09383, without the change of
+        appearance). 0 in the DeepAtlas paper.
     augment : of the labelled scans of the supervised loss; null for not at all.
     augment_target : of the unlabelled fixed scan together with the segmentation carried to it.
     batch : pairs in a step.
@@ -61,6 +65,7 @@ class Joint:
     moving_labelled: float = 0.5
     atlases: int = 1
     sharpen: float = 1.0
+    carried: float = 0.0
     augment: Augmentation | None = field(default_factory=Augmentation)
     augment_target: Augmentation | None = None
     batch: int = 2
@@ -76,6 +81,8 @@ class Joint:
         check_batch(self.batch)
         if min(self.registration_steps, self.segmentation_steps) < 0 or not self.trains:
             raise ValueError("a round needs at least one step of registration or segmentation")
+        if not 0 <= self.carried <= 1:
+            raise ValueError(f"carried is a probability, 0 to 1, not {self.carried}")
         if self.atlases < 1:
             raise ValueError(f"atlases must be at least 1, not {self.atlases}")
 
@@ -107,6 +114,7 @@ class JointTask(Task):
         super().__init__()
         self.config = config
         self.networks = networks
+        self.constants = networks if context.constants is None else context.constants
         self.context = context
 
     def groups(self) -> tuple[str, ...]:
@@ -122,8 +130,10 @@ class JointTask(Task):
         if self.group(step) == "registration":
             return pair_of("any", "any", c.batch)
         scan = {"scan": Draw(c.batch, "yes", augment=c.augment)}
+        if c.carried > 0 and self.context.unlabelled:
+            scan["anatomy"] = Draw(c.batch, "no")
         two = uniform(*self.context.key, step, "two labelled") < c.labelled_pairs
-        if two or not self.context.unlabelled:
+        if two or not self.context.unlabelled or c.segmentation_anatomy_weight == 0:
             return scan  # two manual maps: the anatomy loss is a constant, only L_sp is left
         if uniform(*self.context.key, step, "direction") < c.moving_labelled:
             fixed = Draw(c.batch, "no", augment=c.augment_target)
@@ -160,7 +170,7 @@ class JointTask(Task):
         missing = ~torch.cat([moving.labelled, fixed.labelled])
         if bool(missing.any()):
             images = torch.cat([moving.image, fixed.image])[missing]
-            logits = self.networks["segmentation"](images)
+            logits = self.constants["segmentation"](images)
             manual[missing] = (logits * self.config.sharpen).softmax(dim=1)
         first, second = manual.split(len(moving.ids))
         return first, second
@@ -170,7 +180,12 @@ class JointTask(Task):
         c = self.config
         network = self.networks["segmentation"]
         terms = Terms()
-        terms.add("supervised", supervised(network, batch, c), c.supervised_weight)
+        loss = (
+            self._carried(batch, step)
+            if "anatomy" in batch.scans
+            else supervised(network, batch, c)
+        )
+        terms.add("supervised", loss, c.supervised_weight)
         if "fixed" in batch.scans:
             predicted, carried, present = (
                 self._carry_to_fixed(batch)
@@ -182,9 +197,25 @@ class JointTask(Task):
             terms.add("anatomy", loss, c.segmentation_anatomy_weight * ramp)
         return terms
 
+    def _carried(self, batch: Batch, step: int) -> Tensor:
+        """The supervised loss, some of the scans carried into the anatomy of others."""
+        scans, others = batch.scans["scan"], batch.scans["anatomy"]
+        image, maps = scans.image, scans.one_hot()
+        draws = [uniform(*self.context.key, step, "carried", i) for i in range(len(image))]
+        moved = torch.tensor([draw < self.config.carried for draw in draws], device=image.device)
+        if bool(moved.any()):
+            displacement = self._displacement(image[moved], others.image[moved])
+            image, maps = image.clone(), maps.clone()
+            image[moved] = warp(image[moved], displacement, outside="border")
+            maps[moved] = warp(maps[moved], displacement, outside="border")
+        if "scan" in batch.views:
+            view = batch.views["scan"]
+            image, maps = view.image(image), view.probabilities(maps)
+        return overlap(self.networks["segmentation"], image, maps, scans.present, self.config)
+
     @torch.no_grad()
     def _displacement(self, moving: Tensor, fixed: Tensor) -> Tensor:
-        return self.networks["registration"](moving, fixed).displacement
+        return self.constants["registration"](moving, fixed).displacement
 
     def _carry_to_fixed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Fixed unlabelled: manual maps of the moving scans, carried to it, are its target."""

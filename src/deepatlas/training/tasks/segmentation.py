@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deepatlas.data.augment import Augmentation
 from deepatlas.data.batches import Batch, Draw, Request, one_hot
@@ -82,13 +81,19 @@ def check_batch(batch: int) -> None:
         raise ValueError(f"batch must be at least 1, not {batch}")
 
 
-def supervised(network: nn.Module, batch: Batch, config: Any) -> torch.Tensor:
+def supervised(network: nn.Module, batch: Batch, config: Any) -> Tensor:
     """Loss of the softmax of (augmented) labelled scans, role "scan", against their labels."""
     scans = batch.scans["scan"]
     image, labels = scans.image, scans.labels
     if "scan" in batch.views:
         view = batch.views["scan"]
         image, labels = view.image(image), view.labels(labels)
-    probabilities = network(image).softmax(dim=1)
     target = one_hot(labels, scans.classes)
-    return config.overlap(probabilities, target, present=scans.present)
+    return overlap(network, image, target, scans.present, config)
+
+
+def overlap(
+    network: nn.Module, image: Tensor, target: Tensor, present: Tensor, config: Any
+) -> Tensor:
+    """Loss of the softmax of images (B, 1, *S) against label probabilities (B, C, *S)."""
+    return config.overlap(network(image).softmax(dim=1), target, present=present)
