@@ -22,9 +22,9 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-START = {"segmentation": 400, "registration": 700}
-JOINT = {"segmentation": 350, "registration": 1050}
-BASELINE = {"segmentation": 1400, "registration": 2700}
+START = {"segmentation": 500, "registration": 900}
+JOINT = {"segmentation": 500, "registration": 1500}
+BASELINE = {"segmentation": 1700, "registration": 3400}
 GRID = "data.shape=[40,56,40]"  # the median field of view, rounded up to a multiple of 8
 NAMES = {
     "baseline": "baseline",

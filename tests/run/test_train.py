@@ -384,6 +384,17 @@ def test_from_a_finished_run(
         train_tiny(cohort, tmp_path / "run", "da", split=split)
 
 
+@pytest.mark.parametrize(("recipe", "labelled", "said"), [
+    ("weak", 1, True), ("baseline", 1, True), ("weak", 2, False), ("one-shot", 1, False),
+])  # fmt: skip
+def test_registration_that_cannot_learn_from_labels_says_so(
+    cohort: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    recipe: str, labelled: int, said: bool,
+) -> None:  # fmt: skip
+    train_tiny(cohort, tmp_path / "run", recipe, SHORT, labelled=labelled)
+    assert ("learns from images alone" in logged(caplog)) is said
+
+
 def test_from_a_run_with_one_network_the_other_is_still_pretrained(
     cohort: Path, split: Path, tmp_path: Path
 ) -> None:

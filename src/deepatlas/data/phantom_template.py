@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 EXTENT = (40.0, 48.0, 40.0)
-RIBBON = 2.4  # thickness
+RIBBON = 2.1  # thickness
 
 Level = Callable[[Tensor], Tensor]
 

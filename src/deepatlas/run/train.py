@@ -31,6 +31,7 @@ from deepatlas.run.lock import locked
 from deepatlas.run.split import make_split
 from deepatlas.run.stopping import stop_on_signals
 from deepatlas.training.recipe import Recipe, load_recipe
+from deepatlas.training.tasks.registration import Registration
 from deepatlas.training.trainer import State, Trainer
 from deepatlas.training.validation import Validation
 
@@ -243,6 +244,18 @@ def _check_flips(recipe: Recipe, plan: Plan) -> None:
                 )
 
 
+def _say_what_cannot_be(job: Job) -> None:
+    """What a recipe asks for and these scans do not have, where training goes on without it."""
+    weak = [s.name for s in job.recipe.stages if isinstance(s.task, Registration)
+            and s.task.uses_labels]  # fmt: skip
+    if weak and len(job.split["labelled"]) < 2:
+        logger.warning(
+            "fewer than two labelled scans: stage %s has no pair with two segmentations and learns "
+            "from images alone; recipe one-shot is made for one labelled scan, voxelmorph for none",
+            ", ".join(weak),
+        )
+
+
 def _fresh(job: Job, plan: Plan, name: str, seed: int) -> nn.Module:
     """A network with new weights, drawn from the seed."""
     spec, ndim = job.recipe.networks[name], len(plan.shape)
@@ -280,6 +293,7 @@ def _begin(job: Job, plan: Plan, facts: Survey) -> None:
 def _train(job: Job, facts: Survey, start: RunFolder | None, progress: Progress) -> None:
     plan = _plan(job, facts, start)
     _check_flips(job.recipe, plan)
+    _say_what_cannot_be(job)
     networks = _networks(job, plan, start)
     prepared = prepare_cohort(
         _needed(job),
