@@ -163,6 +163,28 @@ def test_itk_agrees_on_displacements(d: int, slanted: Slanted, waves: Waves) -> 
     np.testing.assert_array_equal(moved.data.numpy(), by_itk(labels, onto, itk, labels=True))
 
 
+@dims
+@pytest.mark.parametrize("faded", [True, False])
+def test_itk_agrees_on_points_within_and_beyond_a_field(
+    faded: bool, d: int, slanted: Slanted, waves: Waves
+) -> None:
+    grid = slanted(d, flip=(-1, 1, 1))
+    make = DisplacementField.faded if faded else DisplacementField
+    field = make(waves(grid.shape, 2.0)[0] + 3.0, grid)
+    itk, lps = field_of_itk(field), torch.tensor([-1.0, -1.0, 1.0])[:d]
+    random = torch.Generator().manual_seed(0)
+    size = torch.tensor(grid.shape)
+    index = (torch.rand(800, d, generator=random).double() * 7 - 3) * size
+    points = grid.to_mm(index)
+    got = field(points) * lps
+    expected = [itk.TransformPoint(point) for point in (points * lps).tolist()]
+    np.testing.assert_allclose(got.numpy(), expected, atol=1e-4)
+    beyond = ((index < -0.5) | (index > size - 0.5)).any(dim=-1)
+    moved = (field(points) - points).norm(dim=-1) > 1e-6
+    assert (~moved).sum() > 20
+    assert (int((moved & beyond).sum()) > 20) == faded  # without fading none at all
+
+
 def test_itk_agrees_on_a_chain(
     slanted: Slanted, waves: Waves, some_affine: Callable[[int], Tensor]
 ) -> None:

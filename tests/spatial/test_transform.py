@@ -117,7 +117,7 @@ def test_a_linear_field_is_an_affine_map(
 def test_a_field_fades_outside_its_grid(d: int, slanted: Slanted) -> None:
     grid = slanted(d, flip=(1, 1, -1))
     steps = torch.tensor([2.0, -1.0, 0.5])[:d]
-    transform = DisplacementField(steps.reshape(-1, *[1] * d).expand(-1, *grid.shape), grid)
+    transform = DisplacementField.faded(steps.reshape(-1, *[1] * d).expand(-1, *grid.shape), grid)
     last = torch.tensor(grid.shape).double() - 1
     for beyond in (0.0, 1.0, 5.5, FADE_VOXELS - 0.5, FADE_VOXELS, 500.0):
         share = max(0.0, 1 - beyond / FADE_VOXELS)
@@ -131,6 +131,34 @@ def test_a_field_fades_outside_its_grid(d: int, slanted: Slanted) -> None:
     share = 1 - 3 * d**0.5 / FADE_VOXELS
     moved = grid.to_index(transform(grid.to_mm(corner)))
     torch.testing.assert_close(moved, corner + share * steps)
+
+
+def test_a_field_that_is_large_at_the_border_fades_over_a_longer_way() -> None:
+    """No point is overtaken by one behind it, and the faded map has an inverse."""
+    grid = Geometry.axis_aligned((9, 12), (1.0, 2.0))
+    field = torch.zeros(2, 9, 12)
+    field[0] = 15.0
+    transform = DisplacementField.faded(field, grid)
+    assert transform.geometry.shape == (9 + 60, 12 + 60)
+    x = torch.zeros(400, 2).double()
+    x[:, 0] = torch.linspace(-60, 60, 400)
+    assert (transform(x)[:, 0].diff() > 0).all()
+    torch.testing.assert_close(transform.inverse()(transform(x)), x, atol=0.02, rtol=0)
+
+
+@dims
+def test_outside_its_grid_a_field_is_zero_at_once(d: int, slanted: Slanted) -> None:
+    grid = slanted(d, flip=(1, 1, -1))
+    steps = torch.tensor([2.0, -1.0, 0.5])[:d]
+    transform = DisplacementField(steps.reshape(-1, *[1] * d).expand(-1, *grid.shape), grid)
+    last = torch.tensor(grid.shape).double() - 1
+    for axis in range(d):
+        for beyond, share in ((0.4, 1), (0.6, 0), (30.0, 0)):
+            for end in (0, 1):
+                index = last / 2
+                index[axis] = last[axis] + beyond if end else -beyond
+                moved = grid.to_index(transform(grid.to_mm(index)))
+                torch.testing.assert_close(moved, index + share * steps)
 
 
 @dims
@@ -162,8 +190,8 @@ def test_fewer_squarings_are_kept_by_the_inverse(waves: Waves) -> None:
     velocity = waves(grid.shape, 4.0)[0]
     coarse, fine = (VelocityField(velocity, grid, squarings=k) for k in (0, 7))
     points = points_within(grid)
-    assert far(coarse, DisplacementField(velocity, grid), points) == 0.0
-    assert far(coarse.inverse(), DisplacementField(-velocity, grid), points) == 0.0
+    assert far(coarse, DisplacementField.faded(velocity, grid), points) == 0.0
+    assert far(coarse.inverse(), DisplacementField.faded(-velocity, grid), points) == 0.0
     assert far(coarse, fine, points) > 0.05
 
 

@@ -94,7 +94,7 @@ class Session:
         if result.velocity is not None and tuple(result.velocity.shape[2:]) == grid.shape:
             inner = VelocityField(result.velocity[0].cpu(), grid)
         else:
-            inner = DisplacementField(result.displacement[0].cpu(), grid)
+            inner = DisplacementField.faded(result.displacement[0].cpu(), grid)
         first, last = (scan.preparation.transform for scan in reversed(scans))
         return Composite([first.inverse(), inner, last])
 

@@ -97,6 +97,12 @@ class Geometry:
         ends = itertools.product(*[(0, n - 1) for n in self.shape])
         return self.to_mm(torch.tensor(list(ends), dtype=torch.float64))
 
+    def padded(self, margin: int) -> Geometry:
+        """The grid with `margin` more voxels on every side."""
+        affine = self.affine.clone()
+        affine[:-1, -1] = self.to_mm(torch.full((self.ndim,), -float(margin)))
+        return Geometry(tuple(n + 2 * margin for n in self.shape), affine)
+
     def same_as(self, other: Geometry, tolerance_mm: float = 1e-3) -> bool:
         """Whether both grids have one shape and their corners coincide within `tolerance_mm`."""
         if self.shape != other.shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.grid import interpolate
 from deepatlas.spatial.velocity import integrate
 
-FADE_VOXELS = 16.0  # beyond its grid a displacement fades to zero over this margin
+FADE_VOXELS = 16  # beyond its grid a displacement fades to zero over this margin or more
 COINCIDE_VOXELS = 1e-4  # closer to a voxel's centre than this, its value is taken as it is
 
 
@@ -69,8 +70,18 @@ def _own(field: Tensor, geometry: Geometry) -> Tensor:
     return field.detach().to("cpu", torch.float32, copy=True)
 
 
+def _largest_at_border(field: Tensor) -> float:
+    """Largest length of the vectors (d, *shape) on the faces of a grid."""
+    length = torch.linalg.norm(field, dim=0)
+    ends = [length.select(a, end) for a in range(length.ndim) for end in (0, -1)]
+    return max(float(face.max()) for face in ends)
+
+
 class DisplacementField(Transform):
-    """x -> x + u(x), u given in voxels on a grid and fading to zero outside it.
+    """x -> x + u(x), u given in voxels on a grid and zero outside it, as ITK takes it.
+
+    Within half a voxel of the outermost voxels' centres u keeps their value, beyond that it is
+    zero at once; `faded` makes a field without that jump.
 
     Parameters
     ----------
@@ -81,20 +92,39 @@ class DisplacementField(Transform):
         self.voxels = _own(displacement, geometry)
         self.geometry = geometry
 
+    @classmethod
+    def faded(cls, displacement: Tensor, geometry: Geometry) -> DisplacementField:
+        """A field that goes on beyond its grid and fades to zero there, on a padded grid.
+
+        Outside the grid u is that of the nearest voxel, times a factor that falls linearly with
+        the distance from it. The margin is `FADE_VOXELS`, and more where u is large at the
+        border, so that no point is overtaken by one behind it.
+        """
+        voxels = _own(displacement, geometry)
+        margin = max(FADE_VOXELS, math.ceil(2 * _largest_at_border(voxels)))
+        padded = geometry.padded(margin)
+        axes = [torch.arange(n, dtype=torch.float64) - margin for n in padded.shape]
+        nearest = [a.clamp(0, n - 1) for a, n in zip(axes, geometry.shape, strict=True)]
+        away = torch.meshgrid(
+            *[(a - b) ** 2 for a, b in zip(axes, nearest, strict=True)], indexing="ij"
+        )
+        fade = (1 - torch.stack(away).sum(dim=0).sqrt() / margin).clamp(min=0).float()
+        for axis, index in enumerate(nearest, 1):
+            voxels = voxels.index_select(axis, index.long())
+        return cls(voxels * fade, padded)
+
     def __call__(self, points_mm: Tensor) -> Tensor:
         index = self.geometry.to_index(points_mm)
-        last = torch.tensor(self.geometry.shape, dtype=torch.float64) - 1
-        beyond = index - torch.minimum(index.clamp(min=0), last)
-        fade = 1 - torch.linalg.norm(beyond, dim=-1, keepdim=True) / FADE_VOXELS
-        step = interpolate(self.voxels, index) * fade.clamp(min=0)
-        return self.geometry.to_mm(index + step)
+        size = torch.tensor(self.geometry.shape, dtype=torch.float64)
+        within = ((index >= -0.5) & (index < size - 0.5)).all(dim=-1, keepdim=True)
+        return self.geometry.to_mm(index + interpolate(self.voxels, index) * within)
 
     def inverse(self) -> DisplacementField:
         return DisplacementField(invert(self.voxels.unsqueeze(0))[0], self.geometry)
 
 
 class VelocityField(Transform):
-    """The flow of a stationary velocity at time one; its inverse flows backwards.
+    """The flow of a stationary velocity at time one, faded outside; backwards it is the inverse.
 
     Parameters
     ----------
@@ -106,7 +136,7 @@ class VelocityField(Transform):
         self.geometry = geometry
         self.squarings = squarings
         flow = integrate(self.velocity.unsqueeze(0), squarings=squarings)[0]
-        self.field = DisplacementField(flow, geometry)
+        self.field = DisplacementField.faded(flow, geometry)
 
     def __call__(self, points_mm: Tensor) -> Tensor:
         return self.field(points_mm)
