@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from deepatlas.errors import BadInput
-from deepatlas.io import transforms
 from deepatlas.io.nifti import write_image
+from deepatlas.io.transforms import nifti as transforms
 from deepatlas.io.transforms import read_displacement, write_displacement
 from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.transform import Affine, Composite, DisplacementField, Transform, resample

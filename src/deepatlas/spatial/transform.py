@@ -29,6 +29,10 @@ class Transform(ABC):
     def inverse(self) -> Transform:
         """The map from moving to fixed."""
 
+    @abstractmethod
+    def parts(self) -> list[Affine | DisplacementField]:
+        """What it is made of, in order of application; neighbouring affine maps as one."""
+
     def displacement(self, grid: Geometry) -> Tensor:
         """Displacement (d, *shape), float32, in voxels of `grid`, at each of its voxels."""
         out = torch.empty(grid.ndim, *grid.shape)
@@ -61,6 +65,9 @@ class Affine(Transform):
 
     def inverse(self) -> Affine:
         return Affine(torch.linalg.inv(self.matrix))
+
+    def parts(self) -> list[Affine | DisplacementField]:
+        return [self]
 
 
 def _own(field: Tensor, geometry: Geometry) -> Tensor:
@@ -122,6 +129,9 @@ class DisplacementField(Transform):
     def inverse(self) -> DisplacementField:
         return DisplacementField(invert(self.voxels.unsqueeze(0))[0], self.geometry)
 
+    def parts(self) -> list[Affine | DisplacementField]:
+        return [self]
+
 
 class VelocityField(Transform):
     """The flow of a stationary velocity at time one, faded outside; backwards it is the inverse.
@@ -144,6 +154,9 @@ class VelocityField(Transform):
     def inverse(self) -> VelocityField:
         return VelocityField(-self.velocity, self.geometry, squarings=self.squarings)
 
+    def parts(self) -> list[Affine | DisplacementField]:
+        return [self.field]
+
 
 class Composite(Transform):
     """Several transforms one after another; the first of the list is applied first."""
@@ -158,6 +171,16 @@ class Composite(Transform):
 
     def inverse(self) -> Composite:
         return Composite([t.inverse() for t in reversed(self.transforms)])
+
+    def parts(self) -> list[Affine | DisplacementField]:
+        found: list[Affine | DisplacementField] = []
+        for part in (part for transform in self.transforms for part in transform.parts()):
+            before = found[-1] if found else None
+            if isinstance(part, Affine) and isinstance(before, Affine):
+                found[-1] = Affine(part.matrix @ before.matrix)
+            else:
+                found.append(part)
+        return found
 
 
 def resample(
