@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     import torch
@@ -115,13 +115,17 @@ def register(
     fixed: PathLike,
     out: PathLike,
     moving_labels: PathLike | None = None,
+    write: Literal["main", "all"] = "main",
+    keep_dtype: bool = False,
     device: str = "auto",
     threads: int | None = None,
 ) -> Registered:
     """Register a moving scan to a fixed one; writes images and the transform into `out`.
 
-    Returns the paths `moved` (float32, on the fixed grid), `moved_labels` (of the integer type of
-    `moving_labels`, or None) and `transform_file` (as ITK reads it), and the `transform` itself.
+    Returns the paths `moved` (on the fixed grid; float32, or with `keep_dtype` the moving scan's
+    integer type), `moved_labels` (of the integer type of `moving_labels`, or None),
+    `transform_file` (as ITK reads it) and others, and the `transform` itself. `write="all"` adds
+    the inverse and single fields.
     """
     from deepatlas.inference.register import register as register_images
 
@@ -131,6 +135,8 @@ def register(
         fixed=Path(fixed),
         out=Path(out),
         moving_labels=_path(moving_labels),
+        write=write,
+        keep_dtype=keep_dtype,
         device=_compute(device, threads),
     )
 

@@ -37,8 +37,8 @@ def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     record("train", SimpleNamespace(path=Path("r")))
     record("segment", [Path("o/a.nii.gz"), Path("o/b.nii.gz")])
-    moved, field = Path("o/moved.nii.gz"), Path("o/transform.nii.gz")
-    record("register", SimpleNamespace(moved=moved, moved_labels=None, transform_file=field))
+    moved, field = Path("o/moved.nii.gz"), Path("o/transform.h5")
+    record("register", SimpleNamespace(files=(moved, field)))
     dice = {"mean": 0.8125, "interval": [0.80, 0.82], "n": 40, "misses": 0}
     record("evaluate", {"segmentation": {"dice": dice}, "align": "centre"})
     record("report", Path("r/report.html"))
@@ -116,9 +116,11 @@ def test_register(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) ->
         "fixed": Path("f"),
         "out": Path("o"),
         "moving_labels": Path("l"),
+        "write": "main",
+        "keep_dtype": False,
         **COMPUTE,
     }
-    assert capsys.readouterr().out == "o/moved.nii.gz\no/transform.nii.gz\n"
+    assert capsys.readouterr().out == "o/moved.nii.gz\no/transform.h5\n"
 
 
 def test_evaluate(called: dict[str, Any]) -> None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import json
+import logging
+import math
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -166,8 +172,9 @@ def test_a_scan_onto_itself_is_itself(ndim: int, tmp_path: Path) -> None:
     assert dtype == np.uint16
     assert torch.equal(labels.data, anatomy(grid)[1].data)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "moved.nii.gz", "moved_labels.nii.gz", "transform.nii.gz",
+        "affine.mat", "moved.nii.gz", "moved_labels.nii.gz", "transform.h5", "transform.json",
     ]  # fmt: skip
+    assert sorted(result.files) == sorted((tmp_path / "out").iterdir())
 
 
 def test_a_moved_scan_is_found_again(ndim: int, tmp_path: Path) -> None:
@@ -189,8 +196,11 @@ def test_a_moved_scan_is_found_again(ndim: int, tmp_path: Path) -> None:
         assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.8
 
 
+@pytest.mark.parametrize("form", ["chain", "field"])
 @pytest.mark.parametrize("velocity", [True, False])
-def test_simpleitk_applies_the_transform(velocity: bool, ndim: int, tmp_path: Path) -> None:
+def test_simpleitk_applies_the_transform(
+    velocity: bool, form: str, ndim: int, tmp_path: Path
+) -> None:
     """On oblique scans, and away from the border, within a thousandth of the range."""
     network = {"kind": "voxelmorph", "encoder": [4], "decoder": [4], "final": [4],
                "velocity": velocity}  # fmt: skip
@@ -201,11 +211,14 @@ def test_simpleitk_applies_the_transform(velocity: bool, ndim: int, tmp_path: Pa
     write_image(tmp_path / "fixed.nii.gz", textured(fixed, 0))
     write_image(tmp_path / "moving.nii.gz", textured(moving, 1))
     paths = {name: tmp_path / f"{name}.nii.gz" for name in ("moving", "fixed")}
-    result = register(run, **paths, out=tmp_path / "out")
-    field = sitk.ReadImage(str(result.transform_file), sitk.sitkVectorFloat64)
+    result = register(run, **paths, out=tmp_path / "out", write="all")
     itk_fixed = sitk.ReadImage(str(paths["fixed"]))
     itk_moving = sitk.ReadImage(str(paths["moving"]), sitk.sitkFloat64)
-    transform = sitk.DisplacementFieldTransform(field)
+    if form == "field":
+        field = sitk.ReadImage(str(tmp_path / "out/transform.nii.gz"), sitk.sitkVectorFloat64)
+        transform = sitk.DisplacementFieldTransform(field)
+    else:
+        transform = sitk.ReadTransform(str(result.transform_file))
     warped = sitk.Resample(itk_moving, itk_fixed, transform, sitk.sitkLinear, 0.0)
     theirs = sitk.GetArrayFromImage(warped).T
     ours = read_image(result.moved).data.numpy()
@@ -251,3 +264,82 @@ def test_a_missing_scan(tmp_path: Path) -> None:
         register(
             run, moving=tmp_path / "b.nii.gz", fixed=tmp_path / "a.nii.gz", out=tmp_path / "out"
         )
+
+
+def pair_in(folder: Path) -> dict[str, Path]:
+    """Two scans on other grids, on disk."""
+    for name, which in (("moving", 1), ("fixed", 0)):
+        write_image(folder / f"{name}.nii.gz", textured(oblique(3, which), which))
+    return {name: folder / f"{name}.nii.gz" for name in ("moving", "fixed")}
+
+
+NETWORK = {"kind": "voxelmorph", "encoder": [4], "decoder": [4], "final": [4]}
+
+
+def test_the_written_inverse_leads_back(tmp_path: Path) -> None:
+    """By SimpleITK alone, as a chain and as a field, and where the files say it leads."""
+    run, paths = make_run(tmp_path / "run", PLANS[3], NETWORK, std=0.2), pair_in(tmp_path)
+    result = register(run, **paths, out=tmp_path / "out", write="all")
+    assert result.inverse_file == tmp_path / "out/inverse_transform.h5"
+    there = sitk.ReadTransform(str(result.transform_file))
+    field = sitk.ReadImage(str(tmp_path / "out/inverse_transform.nii.gz"), sitk.sitkVectorFloat64)
+    backs = [sitk.ReadTransform(str(result.inverse_file)), sitk.DisplacementFieldTransform(field)]
+    points = oblique(3).points_mm().reshape(-1, 3)[::37]
+    moved, apart = [], {0: [], 1: []}
+    last = torch.tensor(oblique(3, 1).shape) - 1
+    for point in (points * torch.tensor([-1.0, -1.0, 1.0])).tolist():
+        target = there.TransformPoint(point)
+        moved.append(math.dist(target, point))
+        ras = torch.tensor(target) * torch.tensor([-1.0, -1.0, 1.0])
+        index = oblique(3, 1).to_index(ras)
+        for n, back in enumerate(backs):
+            if n == 0 or ((index > 0) & (index < last)).all():
+                apart[n].append(math.dist(back.TransformPoint(target), point))
+    assert max(moved) > 3
+    assert np.mean(apart[0]) < 0.02
+    assert len(apart[1]) > 20
+    assert np.mean(apart[1]) < 0.1  # interpolated once more
+
+
+def test_the_affine_part_and_the_record(tmp_path: Path) -> None:
+    run, paths = make_run(tmp_path / "run", PLANS[3], NETWORK, std=0.2), pair_in(tmp_path)
+    result = register(run, **paths, out=tmp_path / "out")
+    affine = sitk.ReadTransform(str(result.affine_file))
+    fixed, moving = oblique(3, 0).centre_mm, oblique(3, 1).centre_mm
+    lps = torch.tensor([-1.0, -1.0, 1.0])
+    got = torch.tensor(affine.TransformPoint((fixed * lps).tolist())) * lps
+    torch.testing.assert_close(got.double(), moving, atol=1e-4, rtol=0)  # centre on centre
+    record = json.loads(result.record.read_text())
+    assert record["from"]["scan"] == "fixed"
+    assert record["to"]["file"] == str(paths["moving"])
+    for name, digest in record["files"].items():
+        assert hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest
+    assert set(record["files"]) == {"moved.nii.gz", "transform.h5", "affine.mat"}
+    assert record["units"] == "mm"
+
+
+def test_the_moved_scan_keeps_its_type_where_asked(tmp_path: Path) -> None:
+    run, paths = make_run(tmp_path / "run", PLANS[3], NETWORK, std=0.2), pair_in(tmp_path)
+    write_image(paths["moving"], read_image(paths["moving"]), dtype="int16")
+    floating = read_image(register(run, **paths, out=tmp_path / "out").moved).data
+    assert (floating != floating.round()).any()
+    kept = nib.load(register(run, **paths, out=tmp_path / "out", keep_dtype=True).moved)
+    assert kept.get_data_dtype() == np.int16
+    assert np.array_equal(np.asarray(kept.dataobj), floating.round().numpy())
+    content = bytearray(gzip.decompress(paths["moving"].read_bytes()))
+    content[112:120] = struct.pack("<2f", 0.5, 3.0)  # slope and intercept
+    paths["moving"].write_bytes(gzip.compress(bytes(content)))
+    with pytest.raises(BadInput, match=r"moving\.nii\.gz: stores its values scaled"):
+        register(run, **paths, out=tmp_path / "out", keep_dtype=True)
+
+
+def test_forms_that_disagree_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run, paths = make_run(tmp_path / "run", PLANS[3]), pair_in(tmp_path)
+    image = nib.load(paths["fixed"])
+    data, header = np.asarray(image.dataobj), image.header.copy()
+    header.set_qform(image.affine @ np.diag([1.0, 2, 1, 1]), 1)
+    header.set_sform(image.affine, 2)
+    nib.Nifti1Image(data, None, header).to_filename(paths["fixed"])
+    with caplog.at_level(logging.WARNING):
+        register(run, **paths, out=tmp_path / "out")
+    assert "fixed.nii.gz: sform and qform differ by up to" in caplog.text

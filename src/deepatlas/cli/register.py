@@ -14,10 +14,20 @@ def add(subparsers: options.Subparsers) -> None:
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="a run with such a network")
     parser.add_argument("--moving", type=Path, required=True, metavar="M", help="NIfTI file")
     parser.add_argument("--fixed", type=Path, required=True, metavar="F", help="NIfTI file")
-    options.add_out(parser, "gets moved.nii.gz, transform.nii.gz and, with L, moved_labels.nii.gz")
+    options.add_out(
+        parser, "gets moved.nii.gz, transform.h5, affine.mat, transform.json, moved_labels.nii.gz"
+    )
     parser.add_argument(
         "--moving-labels", type=Path, metavar="L", help="labels to move along with the scan"
     )
+    parser.add_argument(
+        "--write", choices=["main", "all"], default="main",
+        help="all: also the inverse, and both maps as single fields (.nii.gz)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep-dtype", action="store_true",
+        help="the moved scan in the moving scan's integer type, rounded and clipped",
+    )  # fmt: skip
     options.add_compute(parser)
 
 
@@ -31,8 +41,9 @@ def run(args: argparse.Namespace) -> None:
         fixed=args.fixed,
         out=args.out,
         moving_labels=args.moving_labels,
+        write=args.write,
+        keep_dtype=args.keep_dtype,
         device=args.device,
         threads=args.threads,
     )
-    paths = [result.moved, result.moved_labels, result.transform_file]
-    print(*[path for path in paths if path is not None], sep="\n")
+    print(*result.files, sep="\n")

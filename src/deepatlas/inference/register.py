@@ -2,35 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from deepatlas.errors import BadInput
 from deepatlas.inference.session import Session
+from deepatlas.io.atomic import write_json
+from deepatlas.io.header import forms_differ_mm
 from deepatlas.io.nifti import (
     read_geometry,
+    read_header,
     read_image,
     read_labels,
     write_image,
     write_labels,
 )
-from deepatlas.io.transforms import write_displacement
+from deepatlas.io.transforms import write_displacement, write_transform
 from deepatlas.run.folder import RunFolder
-from deepatlas.spatial.transform import Transform, resample
+from deepatlas.spatial.transform import Affine, Composite, Transform, resample
 
-MOVED, MOVED_LABELS, TRANSFORM = "moved.nii.gz", "moved_labels.nii.gz", "transform.nii.gz"
+MOVED, MOVED_LABELS = "moved.nii.gz", "moved_labels.nii.gz"
+TRANSFORM, AFFINE, RECORD = "transform.h5", "affine.mat", "transform.json"
+FIELD, INVERSE, INVERSE_FIELD = (
+    "transform.nii.gz", "inverse_transform.h5", "inverse_transform.nii.gz",
+)  # fmt: skip
+NAMES = (MOVED, MOVED_LABELS, TRANSFORM, AFFINE, RECORD, FIELD, INVERSE, INVERSE_FIELD)
+
+Write = Literal["main", "all"]
+_FORMS_MM = 0.1  # sform and qform that place a voxel further apart than this disagree
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Registered:
-    """What a registration wrote, and the map itself, fixed mm to moving mm."""
+    """What a registration wrote, and the map itself, fixed mm to moving mm.
+
+    Attributes
+    ----------
+    moved, moved_labels : on the fixed scan's grid; the latter None without labels.
+    transform_file : the whole map as ITK reads it (HDF5).
+    affine_file : its affine part alone, what preparation did without the network.
+    record : JSON that says in words what maps to what, with checksums.
+    inverse_file : the map from moving to fixed; None unless all was asked for.
+    files : every file written.
+    """
 
     moved: Path
-    transform_file: Path
     moved_labels: Path | None
+    transform_file: Path
+    affine_file: Path
+    record: Path
+    inverse_file: Path | None
+    files: tuple[Path, ...]
     transform: Transform
 
 
@@ -41,12 +73,19 @@ def register(
     fixed: Path,
     out: Path,
     moving_labels: Path | None = None,
+    write: Write = "main",
+    keep_dtype: bool = False,
     device: torch.device | str = "cpu",
 ) -> Registered:
-    """Write moved.nii.gz, transform.nii.gz and, with labels, moved_labels.nii.gz into `out`.
+    """Write moved image and labels, and the transform in ITK's forms, into `out`.
 
-    All are on the fixed scan's grid with its header; each is interpolated once. The transform is
-    a displacement as ITK reads it (5-D float32, intent 1007, LPS mm).
+    Images lie on the fixed scan's grid with its header; each is interpolated once.
+
+    Parameters
+    ----------
+    write : "main", or "all" for the inverse and for both maps as one field on the grid of the scan
+        they start from.
+    keep_dtype : write the moved image in the moving scan's integer type, rounded and clipped.
 
     Raises
     ------
@@ -62,23 +101,115 @@ def register(
             f"{moving_labels}: does not lie on the grid of {moving} (shape or affine differ); "
             "give the labels of that scan"
         )
+    dtype = _dtype_of(moving) if keep_dtype else np.dtype(np.float32)
+    for path in (moving, fixed):
+        _say_if_forms_differ(path)
     session = Session(run, device)
     transform = session.register(moving=moving, fixed=fixed)
     grid = read_geometry(fixed)
-    moved = resample(read_image(moving), grid, transform)
-    write_image(out / MOVED, moved, like=fixed)
-    moved_labels = None
+
+    def write_moved() -> None:
+        moved = resample(read_image(moving), grid, transform)
+        write_image(out / MOVED, moved, like=fixed, dtype=dtype)
+
+    def write_moved_labels() -> None:
+        assert labels is not None
+        volume, kind = labels
+        moved = resample(volume, grid, transform, labels=True)
+        write_labels(out / MOVED_LABELS, moved, kind, like=fixed)
+
+    work: dict[str, Callable[[], None]] = {MOVED: write_moved}
     if labels is not None:
-        volume, dtype = labels
-        moved_labels = out / MOVED_LABELS
-        warped = resample(volume, grid, transform, labels=True)
-        write_labels(moved_labels, warped, dtype, like=fixed)
-    write_displacement(out / TRANSFORM, transform, grid, like=fixed)
-    return Registered(out / MOVED, out / TRANSFORM, moved_labels, transform)
+        work[MOVED_LABELS] = write_moved_labels
+    affine = session.alignment(moving=moving, fixed=fixed)
+    work |= _maps(out, transform, affine, moving=moving, fixed=fixed, write=write)
+    _at_once(work.values())
+    write_json(out / RECORD, _describe(out, list(work), moving=moving, fixed=fixed))
+    return Registered(
+        moved=out / MOVED,
+        moved_labels=out / MOVED_LABELS if labels is not None else None,
+        transform_file=out / TRANSFORM,
+        affine_file=out / AFFINE,
+        record=out / RECORD,
+        inverse_file=out / INVERSE if write == "all" else None,
+        files=tuple(out / name for name in [*work, RECORD]),
+        transform=transform,
+    )
+
+
+def _maps(
+    out: Path, transform: Transform, affine: Transform, *, moving: Path, fixed: Path, write: Write
+) -> dict[str, Callable[[], None]]:
+    """What writes each file of the map, by name."""
+    (linear,) = Composite([Affine.identity(read_geometry(fixed).ndim), affine]).parts()
+    assert isinstance(linear, Affine)
+    work: dict[str, Callable[[], None]] = {
+        TRANSFORM: partial(write_transform, out / TRANSFORM, transform),
+        AFFINE: partial(write_transform, out / AFFINE, linear),
+    }
+    if write == "all":
+        inverse = transform.inverse()
+        grids = {FIELD: (transform, fixed), INVERSE_FIELD: (inverse, moving)}
+        for name, (way, start) in grids.items():
+            grid = read_geometry(start)
+            work[name] = partial(write_displacement, out / name, way, grid, like=start)
+        work[INVERSE] = partial(write_transform, out / INVERSE, inverse)
+    return work
+
+
+def _at_once(work: Any) -> None:
+    """Do all side by side: packing a file keeps one core busy and no more."""
+    with ThreadPoolExecutor() as pool:
+        for future in [pool.submit(task) for task in work]:
+            future.result()
+
+
+def _describe(out: Path, names: Sequence[str], *, moving: Path, fixed: Path) -> dict[str, Any]:
+    """The contents of transform.json."""
+    return {
+        "from": {"scan": "fixed", "file": str(fixed), "sha256": _digest(fixed)},
+        "to": {"scan": "moving", "file": str(moving), "sha256": _digest(moving)},
+        "direction": "a point of the fixed scan is mapped to the point of the moving scan that "
+        "shows the same anatomy; images move the other way, from moving to fixed",
+        "units": "mm",
+        "axes": "LPS in the files, as in ITK",
+        "parts": {
+            TRANSFORM: "the whole map, a composite of ITK",
+            AFFINE: "its affine part alone, which aligns the scans before the network",
+            **({FIELD: "the whole map as one field on the fixed grid"} if FIELD in names else {}),
+            **({INVERSE: "the map from moving to fixed"} if INVERSE in names else {}),
+        },
+        "files": {name: _digest(out / name) for name in names},
+    }
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _dtype_of(path: Path) -> np.dtype:
+    """The type of a scan's values on disk; BadInput where a slope stands between."""
+    header = read_header(path)
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if np.isfinite(slope) and slope != 0 and (slope, intercept) != (1.0, 0.0):
+        raise BadInput(
+            f"{path}: stores its values scaled (slope {slope:g}, intercept {intercept:g}), and its "
+            "integer type cannot hold them as they are; leave --keep-dtype out"
+        )
+    return header.get_data_dtype().newbyteorder("=")
+
+
+def _say_if_forms_differ(path: Path) -> None:
+    apart = forms_differ_mm(read_header(path))
+    if apart > _FORMS_MM:
+        _log.warning(
+            "%s: sform and qform differ by up to %.1f mm; the sform is used here, "
+            "ITK may place this scan by the qform", path, apart,
+        )  # fmt: skip
 
 
 def _refuse_overwriting(inputs: Sequence[Path], out: Path) -> None:
-    targets = [out / name for name in (MOVED, MOVED_LABELS, TRANSFORM)]
+    targets = [out / name for name in NAMES]
     faults = [
         f"{path}: would be overwritten by {target}; give another --out"
         for path in inputs

@@ -103,15 +103,23 @@ def decode_labels(content: bytes, path: Path) -> tuple[Volume, np.dtype]:
     return Volume(torch.from_numpy(np.ascontiguousarray(labels)), geometry), dtype
 
 
-def write_image(path: Path, volume: Volume, like: Path | None = None) -> None:
-    """Write a scan as float32, with codes and units of the file `like`; gzip if named .gz.
+def write_image(
+    path: Path, volume: Volume, like: Path | None = None, dtype: np.dtype | str = "float32"
+) -> None:
+    """Write a scan, with codes and units of the file `like`; gzip if named .gz.
+
+    Values of an integer `dtype` are rounded and clipped to its range.
 
     Raises
     ------
     DeepAtlasError : no room or no right to write there.
     """
-    data = volume.data.detach().cpu().numpy().astype(np.float32)
-    write_array(path, data, placed(volume.geometry, _header_of(like)))
+    data, dtype = volume.data.detach().cpu().numpy(), np.dtype(dtype)
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        data = np.rint(data.astype(np.float64)).clip(limits.min, limits.max)
+        data = np.where(data >= float(limits.max), limits.max, data.astype(dtype))
+    write_array(path, data.astype(dtype), placed(volume.geometry, _header_of(like)))
 
 
 def write_labels(

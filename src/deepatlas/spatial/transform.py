@@ -52,6 +52,11 @@ class Affine(Transform):
             raise ValueError(f"not an affine matrix whose last row is 0 .. 0 1: {matrix}")
 
     @staticmethod
+    def identity(ndim: int) -> Affine:
+        """The map x -> x."""
+        return Affine(torch.eye(ndim + 1, dtype=torch.float64))
+
+    @staticmethod
     def translation(offset_mm: Sequence[float] | Tensor) -> Affine:
         """The map x -> x + offset."""
         offset = torch.as_tensor(offset_mm, dtype=torch.float64)

@@ -8,22 +8,19 @@ the field as zero outside its box.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from deepatlas.errors import BadInput
-from deepatlas.io.header import forms_differ_mm, is_in_plane, placed, read_placement
+from deepatlas.io.header import is_in_plane, placed, read_placement
 from deepatlas.io.nifti import decode_array, read_content, read_header, write_array
+from deepatlas.io.transforms.itk import signs
 from deepatlas.spatial.geometry import Geometry
 from deepatlas.spatial.transform import DisplacementField, Transform
 
 _VECTOR = 1007
-_SLAB_POINTS = 2_000_000  # points mapped at once: about 50 MB of coordinates
-_log = logging.getLogger(__name__)
 
 
 def write_displacement(
@@ -43,23 +40,16 @@ def write_displacement(
     """
     d = fixed.ndim
     field = np.empty((*fixed.shape, d), dtype=np.float32)
-    for slab, points in _slabs(fixed):
+    for slab, points in fixed.slabs():
         field[slab] = (transform(points) - points).numpy()
     header_like = None if like is None else read_header(like)
-    if header_like is not None:
-        apart = forms_differ_mm(header_like)
-        if apart > 0.1:
-            _log.warning(
-                "%s: sform and qform differ by up to %.1f mm; the sform is used here, "
-                "ITK may place this scan and %s by the qform", like, apart, path,
-            )  # fmt: skip
-        if d == 2 and not is_in_plane(header_like):
-            header_like = None  # ITK takes the first two world axes as the plane of a slice
+    if header_like is not None and d == 2 and not is_in_plane(header_like):
+        header_like = None  # ITK takes the first two world axes as the plane of a slice
     header = placed(fixed, header_like, in_mm=True)
     header.set_data_shape((*fixed.shape, *[1] * (4 - d), d))
     header.set_intent(_VECTOR)
     header["pixdim"][4:6] = 1
-    write_array(path, field * _lps_signs(d), header)
+    write_array(path, field * signs(d).astype(np.float32), header)
 
 
 def read_displacement(path: Path) -> DisplacementField:
@@ -85,7 +75,7 @@ def read_displacement(path: Path) -> DisplacementField:
     grid = header.copy()
     grid.set_data_shape(shape[:d])
     geometry = read_placement(grid, path)
-    step_mm = values.reshape(*geometry.shape, d).astype(np.float64) * _lps_signs(d)
+    step_mm = values.reshape(*geometry.shape, d).astype(np.float64) * signs(d)
     matrix = np.linalg.inv(geometry.affine.numpy()[:d, :d])
     voxels = np.moveaxis(step_mm @ matrix.T, -1, 0).astype(np.float32)
     return DisplacementField(torch.from_numpy(np.ascontiguousarray(voxels)), geometry)
@@ -96,19 +86,3 @@ def _is_field(shape: tuple[int, ...]) -> bool:
     if len(shape) != 5 or shape[3] != 1:
         return False
     return shape[4] == (2 if shape[2] == 1 else 3)
-
-
-def _lps_signs(d: int) -> np.ndarray:
-    """RAS to LPS and back: the first two axes change sign."""
-    return np.array([-1, -1, 1][:d], dtype=np.float32)
-
-
-def _slabs(grid: Geometry) -> Iterator[tuple[slice, torch.Tensor]]:
-    """World points of a grid, a few planes of the first axis at a time."""
-    rest = [torch.arange(n, dtype=torch.float64) for n in grid.shape[1:]]
-    planes = max(1, _SLAB_POINTS // int(np.prod(grid.shape[1:])))
-    for start in range(0, grid.shape[0], planes):
-        stop = min(start + planes, grid.shape[0])
-        first = torch.arange(start, stop, dtype=torch.float64)
-        index = torch.stack(torch.meshgrid(first, *rest, indexing="ij"), dim=-1)
-        yield slice(start, stop), grid.to_mm(index)
