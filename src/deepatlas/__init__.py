@@ -1,7 +1,8 @@
 """Joint learning of medical image registration and segmentation from few labels.
 
-One function a verb, the same names as the commands: `train`, `segment`, `register`, `evaluate`,
-`report`, `phantom`, `demo`. Importing `deepatlas` imports nothing heavy; a verb does when called.
+One function a verb, the same names as the commands: `train`, `segment`, `register`, `warp`,
+`evaluate`, `report`, `phantom`, `demo`. Importing `deepatlas` imports nothing heavy; a verb does
+when called.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from deepatlas.api import demo, evaluate, phantom, register, report, segment, train
+from deepatlas.api import demo, evaluate, phantom, register, report, segment, train, warp
 from deepatlas.errors import BadInput, DeepAtlasError
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "report",
     "segment",
     "train",
+    "warp",
 ]
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 if TYPE_CHECKING:
     import torch
 
+    from deepatlas.inference.chain import Warped
     from deepatlas.inference.register import Registered
     from deepatlas.run.folder import RunFolder
 
@@ -138,6 +139,40 @@ def register(
         write=write,
         keep_dtype=keep_dtype,
         device=_compute(device, threads),
+    )
+
+
+def warp(
+    transforms: Sequence[PathLike],
+    *,
+    out: PathLike,
+    image: PathLike | None = None,
+    labels: PathLike | None = None,
+    points: PathLike | None = None,
+    onto: PathLike | None = None,
+    inverse: bool = False,
+    axes: Literal["RAS", "LPS"] = "RAS",
+) -> Warped:
+    """Apply transform files, one after another, to a scan, a label map or landmarks.
+
+    Parameters
+    ----------
+    transforms : in the order in which a point of the fixed scan passes them.
+    image, labels : of the moving scan; the results get the grid of `onto`, the fixed scan.
+    points : CSV with columns x, y, z in mm (`axes`: RAS or LPS), in the fixed scan.
+    inverse : apply the inverse of the whole chain, from the moving scan to the fixed one.
+    """
+    from deepatlas.inference.chain import warp as warp_files
+
+    return warp_files(
+        [Path(path) for path in transforms],
+        out=Path(out),
+        image=_path(image),
+        labels=_path(labels),
+        points=_path(points),
+        onto=_path(onto),
+        inverse=inverse,
+        axes=axes,
     )
 
 

@@ -39,6 +39,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     record("segment", [Path("o/a.nii.gz"), Path("o/b.nii.gz")])
     moved, field = Path("o/moved.nii.gz"), Path("o/transform.h5")
     record("register", SimpleNamespace(files=(moved, field)))
+    record("warp", SimpleNamespace(files=(Path("o/i"), Path("o/l"))))
     dice = {"mean": 0.8125, "interval": [0.80, 0.82], "n": 40, "misses": 0}
     record("evaluate", {"segmentation": {"dice": dice}, "align": "centre"})
     record("report", Path("r/report.html"))
@@ -121,6 +122,23 @@ def test_register(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) ->
         **COMPUTE,
     }
     assert capsys.readouterr().out == "o/moved.nii.gz\no/transform.h5\n"
+
+
+def test_warp(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    line = "warp a.h5 b.mat --image i --labels l --onto f --out o --inverse --axes LPS"
+    assert run(line) == 0
+    args, kwargs = called["warp"]
+    assert args == ([Path("a.h5"), Path("b.mat")],)
+    assert kwargs == {
+        "out": Path("o"),
+        "image": Path("i"),
+        "labels": Path("l"),
+        "points": None,
+        "onto": Path("f"),
+        "inverse": True,
+        "axes": "LPS",
+    }
+    assert capsys.readouterr().out == "o/i\no/l\n"
 
 
 def test_evaluate(called: dict[str, Any]) -> None:

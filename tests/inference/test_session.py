@@ -21,7 +21,7 @@ from deepatlas.networks.registration.base import Deformation, RegistrationNetwor
 from deepatlas.networks.segmentation import build_segmentation
 from deepatlas.run.folder import RunFolder
 from deepatlas.spatial.geometry import Geometry, Volume
-from deepatlas.spatial.transform import Affine, DisplacementField, VelocityField
+from deepatlas.spatial.transform import Affine, DisplacementField
 from deepatlas.training.recipe import load_recipe
 
 VALUES = (3, 700)
@@ -215,21 +215,19 @@ def test_the_map_goes_from_fixed_to_moving_in_mm(ndim: int, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("half", [True, False])
-def test_velocities_are_inverted_by_flowing_back(half: bool, tmp_path: Path) -> None:
+def test_the_inverse_leads_back(half: bool, tmp_path: Path) -> None:
     grid = oblique(3)
     write_scan(tmp_path / "a.nii.gz", grid)
     write_scan(tmp_path / "b.nii.gz", oblique(3, 1))
-    network = {**SMALL, "half_resolution": half}
+    network = {**SMALL, "half_resolution": half, "squarings": 3}
     session = Session(make_run(tmp_path / "run", PLANS[3], network, std=0.2))
     transform = session.register(moving=tmp_path / "a.nii.gz", fixed=tmp_path / "b.nii.gz")
-    inner = transform.transforms[1]
-    assert isinstance(inner, DisplacementField if half else VelocityField)
-    assert isinstance(transform.transforms[0], Affine)
+    assert [type(part) for part in transform.parts()] == [Affine, DisplacementField, Affine]
     points = oblique(3, 1).points_mm()
     there = transform(points)
     alignment = session.alignment(moving=tmp_path / "a.nii.gz", fixed=tmp_path / "b.nii.gz")
     assert (there - alignment(points)).abs().max() > 0.3
-    assert (transform.inverse()(there) - points).abs().mean() < 0.05
+    assert (transform.inverse()(there) - points).abs().mean() < 0.02
 
 
 def test_a_run_without_networks(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from deepatlas.errors import BadInput
+from deepatlas.inference.chain import RECORD
 from deepatlas.inference.session import Session
 from deepatlas.io.atomic import write_json
 from deepatlas.io.header import forms_differ_mm
@@ -31,7 +32,7 @@ from deepatlas.run.folder import RunFolder
 from deepatlas.spatial.transform import Affine, Composite, Transform, resample
 
 MOVED, MOVED_LABELS = "moved.nii.gz", "moved_labels.nii.gz"
-TRANSFORM, AFFINE, RECORD = "transform.h5", "affine.mat", "transform.json"
+TRANSFORM, AFFINE = "transform.h5", "affine.mat"
 FIELD, INVERSE, INVERSE_FIELD = (
     "transform.nii.gz", "inverse_transform.h5", "inverse_transform.nii.gz",
 )  # fmt: skip

@@ -18,7 +18,6 @@ from deepatlas.spatial.transform import (
     Composite,
     DisplacementField,
     Transform,
-    VelocityField,
     resample,
 )
 
@@ -89,12 +88,7 @@ class Session:
         network = self._registration
         with self._autocast():
             result = network(*[scan.image[None].to(self.device) for scan in scans])
-        grid = self.plan.geometry
-        inner: Transform
-        if result.velocity is not None and tuple(result.velocity.shape[2:]) == grid.shape:
-            inner = VelocityField(result.velocity[0].cpu(), grid)
-        else:
-            inner = DisplacementField.faded(result.displacement[0].cpu(), grid)
+        inner = DisplacementField.faded(result.displacement[0].cpu(), self.plan.geometry)
         first, last = (scan.preparation.transform for scan in reversed(scans))
         return Composite([first.inverse(), inner, last])
 

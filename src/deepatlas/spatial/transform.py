@@ -64,6 +64,11 @@ class Affine(Transform):
         matrix[:-1, -1] = offset
         return Affine(matrix)
 
+    @property
+    def ndim(self) -> int:
+        """Dimensions of space, 2 or 3."""
+        return len(self.matrix) - 1
+
     def __call__(self, points_mm: Tensor) -> Tensor:
         points = points_mm.to(torch.float64)
         return points @ self.matrix[:-1, :-1].T + self.matrix[:-1, -1]
@@ -124,6 +129,11 @@ class DisplacementField(Transform):
         for axis, index in enumerate(nearest, 1):
             voxels = voxels.index_select(axis, index.long())
         return cls(voxels * fade, padded)
+
+    @property
+    def ndim(self) -> int:
+        """Dimensions of space, 2 or 3."""
+        return self.geometry.ndim
 
     def __call__(self, points_mm: Tensor) -> Tensor:
         index = self.geometry.to_index(points_mm)
@@ -186,6 +196,21 @@ class Composite(Transform):
             else:
                 found.append(part)
         return found
+
+
+def find_points(transform: Transform, points_mm: Tensor, *, steps: int = 20) -> Tensor:
+    """The points (..., d) that a transform takes to the given ones.
+
+    More exact than its inverse, which knows a field's inverse at voxels and interpolates between.
+    """
+    backwards = transform.inverse()
+    start = found = backwards(points_mm)
+    for _ in range(steps):
+        change = start - backwards(transform(found))
+        found = found + change
+        if not bool((change.abs() > 1e-6).any()):
+            break
+    return found
 
 
 def resample(

@@ -1,0 +1,203 @@
+"""Transforms from files, one after another: checked to fit, said in words, applied."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepatlas.errors import BadInput
+from deepatlas.io.nifti import (
+    read_geometry,
+    read_image,
+    read_labels,
+    scan_id,
+    write_image,
+    write_labels,
+)
+from deepatlas.io.points import Axes, moved, read_points, write_points
+from deepatlas.io.transforms import read_transform
+from deepatlas.spatial.transform import Composite, Transform, find_points, resample
+
+RECORD = "transform.json"  # beside the files that `register` writes
+BACKWARDS = "inverse_"  # how the names of inverse maps begin there
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Link:
+    """A transform file and what is known about its ends.
+
+    Attributes
+    ----------
+    start, end : (name of the scan, its SHA-256) where points come from and go to; None where no
+        record beside the file tells.
+    """
+
+    path: Path
+    transform: Transform
+    start: tuple[str, str] | None = None
+    end: tuple[str, str] | None = None
+
+    def words(self) -> str:
+        """What the file maps to what."""
+        if self.start is None or self.end is None:
+            return f"{self.path}: maps points, from and to scans that no {RECORD} beside it names"
+        return f"{self.path}: maps points of {self.start[0]} to {self.end[0]}"
+
+
+@dataclass(frozen=True)
+class Warped:
+    """The files that were written, and the map that was applied, from fixed mm to moving mm."""
+
+    files: tuple[Path, ...]
+    transform: Transform
+
+
+def read_chain(paths: Sequence[Path]) -> list[Link]:
+    """The links of a chain, the first applied first.
+
+    Raises
+    ------
+    BadInput : a file that cannot be read, links of different dimensions, or one that does not
+        begin where the one before it ends.
+    """
+    links = [_read_link(Path(path)) for path in paths]
+    if not links:
+        raise BadInput("no transform given; name at least one file")
+    for before, after in itertools.pairwise(links):
+        if _ndim(before.transform) != _ndim(after.transform):
+            raise BadInput(f"{after.path}: is of other dimensions than {before.path}")
+        if before.end and after.start and before.end[1] != after.start[1]:
+            raise BadInput(
+                f"{after.path}: starts at {after.start[0]}, and {before.path} before it ends at "
+                f"{before.end[0]}; give the transforms in the order in which points pass them"
+            )
+    return links
+
+
+def warp(
+    transforms: Sequence[Path],
+    *,
+    out: Path,
+    image: Path | None = None,
+    labels: Path | None = None,
+    points: Path | None = None,
+    onto: Path | None = None,
+    inverse: bool = False,
+    axes: Axes = "RAS",
+) -> Warped:
+    """Apply transform files to a scan, a label map or landmarks; results keep their files' names.
+
+    Points go from the fixed scan to the moving one, images and labels the other way: they are
+    looked up in the moving scan, on the grid of `onto`, each by one interpolation.
+
+    Parameters
+    ----------
+    transforms : files, in the order in which a point of the fixed scan passes them.
+    onto : the fixed scan, whose grid images and labels get.
+    inverse : use the inverse of the whole chain; then points come from the moving scan.
+    axes : of the landmarks' file.
+
+    Raises
+    ------
+    BadInput : nothing to warp, images without `onto`, a result that would overwrite its input, or
+        files that cannot be read or do not fit.
+    """
+    inputs = [Path(path) for path in (image, labels, points) if path is not None]
+    _check(inputs, image=image, labels=labels, onto=onto, out=Path(out))
+    links = read_chain(transforms)
+    for link in links:
+        _log.info("%s", link.words())
+    forwards = Composite([link.transform for link in links])
+    whole = forwards.inverse() if inverse else forwards
+    targets = [Path(out) / path.name for path in inputs]
+    for path, target in zip(inputs, targets, strict=True):
+        if path == points:
+            found = read_points(path, axes)
+            _fit(links, found.mm.shape[1], path)
+            there = find_points(forwards, found.mm) if inverse else whole(found.mm)
+            write_points(target, moved(found, there), axes)
+            continue
+        assert onto is not None
+        grid = read_geometry(onto)
+        _fit(links, grid.ndim, onto)
+        if path == image:
+            volume = read_image(path)
+            _fit(links, volume.geometry.ndim, path)
+            write_image(target, resample(volume, grid, whole), like=onto)
+        else:
+            volume, dtype = read_labels(path)
+            _fit(links, volume.geometry.ndim, path)
+            write_labels(target, resample(volume, grid, whole, labels=True), dtype, like=onto)
+    return Warped(tuple(targets), whole)
+
+
+def _check(
+    inputs: Sequence[Path], *, image: Path | None, labels: Path | None, onto: Path | None, out: Path
+) -> None:
+    if not inputs:
+        raise BadInput("nothing to warp; give an image, labels or points")
+    if (image or labels) and onto is None:
+        raise BadInput(
+            f"{image or labels}: on which grid? give the scan whose grid the result gets (onto)"
+        )
+    if onto is not None and not image and not labels:
+        raise BadInput(f"{onto}: points need no grid; leave it out")
+    faults = [
+        f"{path}: would be overwritten by its result; give another --out"
+        for path in inputs
+        if path.exists() and (out / path.name).exists() and path.samefile(out / path.name)
+    ]
+    names = [path.name for path in inputs]
+    faults += [f"{name}: two inputs of this name; warp them one at a time"
+               for name in sorted({n for n in names if names.count(n) > 1})]  # fmt: skip
+    if faults:
+        raise BadInput(faults)
+
+
+def _fit(links: Sequence[Link], ndim: int, path: Path) -> None:
+    """BadInput where a file has not the dimensions of the chain."""
+    wanted = _ndim(links[0].transform)
+    if ndim != wanted:
+        raise BadInput(f"{path}: has {ndim} dimensions, {links[0].path} maps {wanted}")
+
+
+def _ndim(transform: Transform) -> int:
+    return transform.parts()[0].ndim
+
+
+def _read_link(path: Path) -> Link:
+    transform = read_transform(path)
+    record = _record_beside(path)
+    if record is None:
+        return Link(path, transform)
+    ends = [(scan_id(record[end]["file"]), record[end]["sha256"]) for end in ("from", "to")]
+    if path.name.startswith(BACKWARDS):
+        ends.reverse()
+    return Link(path, transform, *ends)
+
+
+def _record_beside(path: Path) -> dict[str, Any] | None:
+    """The record that `register` wrote beside a file, if it speaks of this very file."""
+    try:
+        record = json.loads((path.parent / RECORD).read_text(encoding="utf-8"))
+        digest = record["files"].get(path.name)
+        if digest is None or path.name == "affine.mat":
+            return None  # the affine part leads near the moving scan, not to its anatomy
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        ends = [record[end][key] for end in ("from", "to") for key in ("file", "sha256")]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    if digest != found:
+        _log.warning(
+            "%s: has changed since %s was written; what it maps is not known",
+            path, path.parent / RECORD,
+        )  # fmt: skip
+        return None
+    return record if all(isinstance(end, str) for end in ends) else None
