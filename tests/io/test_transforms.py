@@ -179,7 +179,8 @@ def test_a_slice_of_another_plane_gets_a_field_that_itk_reads(tmp_path: Path) ->
         ((4, 5, 6, 1, 2), 1007, "expected a displacement field"),
         ((4, 5, 1, 1, 3), 1007, "expected a displacement field"),
         ((4, 5, 6, 3), 1007, "expected a displacement field"),
-        ((4, 5, 6, 1, 3), 1006, "its intent is 1006"),
+        ((4, 5, 6, 1, 3), 1005, "its intent is 1005"),
+        ((4, 5, 1, 1, 2), 1006, "a 2-D field of intent 1006"),
     ],
 )
 def test_files_that_are_no_field_are_refused(
@@ -201,4 +202,22 @@ def test_transforms_are_not_changed_by_writing(tmp_path: Path) -> None:
     assert torch.equal(field(fixed.points_mm()), before)
     np.testing.assert_allclose(
         read_displacement(tmp_path / "t.nii.gz")(fixed.points_mm()), before, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("intent", [1006, 1007])
+@pytest.mark.parametrize(("d", "flip"), [case for case in CASES if case[0] == 3])
+def test_intents_are_read_as_itk_reads_them(
+    d: int, flip: tuple[int, ...], intent: int, tmp_path: Path
+) -> None:
+    """The same numbers are LPS under one intent and RAS under the other."""
+    fixed, path = grid(d, flip), tmp_path / "t.nii.gz"
+    write_displacement(path, smooth_field(fixed), fixed)
+    image = nib.load(path)
+    image.header["intent_code"] = intent
+    nib.Nifti1Image(np.asarray(image.dataobj), None, image.header).to_filename(path)
+    assert int(nib.load(path).header["intent_code"]) == intent
+    points = fixed.points_mm().reshape(-1, d)[::11]
+    np.testing.assert_allclose(
+        read_displacement(path)(points).numpy(), apply(as_itk_reads(path), points), atol=1e-3
     )

@@ -20,7 +20,7 @@ from deepatlas.io.transforms.itk import signs
 from deepatlas.spatial.geometry import Geometry
 from deepatlas.spatial.transform import DisplacementField, Transform
 
-_VECTOR = 1007
+_VECTOR, _DISPLACEMENT = 1007, 1006  # intents; ITK takes the first as LPS, the second as RAS
 
 
 def write_displacement(
@@ -53,7 +53,7 @@ def write_displacement(
 
 
 def read_displacement(path: Path) -> DisplacementField:
-    """The transform in a displacement field as ITK writes it (5-D NIfTI, LPS mm).
+    """The transform in a displacement field as ITK reads it: 5-D, intent 1007 or 1006, mm.
 
     Raises
     ------
@@ -66,16 +66,22 @@ def read_displacement(path: Path) -> DisplacementField:
             f"{path}: has {'x'.join(map(str, shape))} values; expected a displacement field of "
             "X x Y x Z x 1 x 3 (or X x Y x 1 x 1 x 2) values, as ITK writes it"
         )
-    if int(header["intent_code"]) != _VECTOR:
+    d, intent = shape[4], int(header["intent_code"])
+    if intent not in (_VECTOR, _DISPLACEMENT):
         raise BadInput(
-            f"{path}: its intent is {int(header['intent_code'])}; expected {_VECTOR} (vector): "
-            "write it as an ITK displacement field"
+            f"{path}: its intent is {intent}; expected {_VECTOR} (vector, LPS mm) or "
+            f"{_DISPLACEMENT} (displacement, RAS mm): write it as an ITK displacement field"
         )
-    d = shape[4]
+    if d == 2 and intent == _DISPLACEMENT:
+        raise BadInput(
+            f"{path}: a 2-D field of intent {_DISPLACEMENT}, which ITK turns about one axis only; "
+            f"write it with intent {_VECTOR}, in LPS mm"
+        )
+    turn = signs(d) if intent == _VECTOR else np.ones(d)
     grid = header.copy()
     grid.set_data_shape(shape[:d])
     geometry = read_placement(grid, path)
-    step_mm = values.reshape(*geometry.shape, d).astype(np.float64) * signs(d)
+    step_mm = values.reshape(*geometry.shape, d).astype(np.float64) * turn
     matrix = np.linalg.inv(geometry.affine.numpy()[:d, :d])
     voxels = np.moveaxis(step_mm @ matrix.T, -1, 0).astype(np.float32)
     return DisplacementField(torch.from_numpy(np.ascontiguousarray(voxels)), geometry)
