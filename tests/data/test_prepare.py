@@ -20,7 +20,7 @@ from deepatlas.data.prepare import (
     prepare,
 )
 from deepatlas.errors import BadInput
-from deepatlas.io.nifti import read_image, read_labels
+from deepatlas.io.images import read_image, read_labels
 from deepatlas.io.subject import Subject
 from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.transform import resample

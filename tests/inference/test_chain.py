@@ -22,7 +22,7 @@ from deepatlas.data.phantom import Phantom
 from deepatlas.errors import BadInput
 from deepatlas.inference.chain import warp
 from deepatlas.inference.register import register
-from deepatlas.io.nifti import read_image, read_labels, write_image, write_labels
+from deepatlas.io.images import read_image, read_labels, write_image, write_labels
 from deepatlas.io.transforms import write_transform
 from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.transform import Affine, Composite, DisplacementField, resample
@@ -189,7 +189,7 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
         warp([t], points=marks, onto=a, out=out)
     with pytest.raises(BadInput, match=r"a\.nii\.gz: would be overwritten"):
         warp([t], image=a, onto=a, out=tmp_path)
-    with pytest.raises(BadInput, match=r"a\.nii\.gz: two inputs of this name"):
+    with pytest.raises(BadInput, match=r"a\.nii\.gz: two results of this name"):
         warp([t], image=a, labels=a, onto=a, out=out)
     with pytest.raises(BadInput, match=r"flat\.csv: has 2 dimensions, .*t\.h5 maps 3"):
         warp([t], points=flat, out=out)

@@ -18,8 +18,8 @@ from deepatlas.evaluation.tables import flatten
 from deepatlas.inference import scoring
 from deepatlas.inference.scoring import evaluate
 from deepatlas.inference.selection import default_pairs, read_pairs
+from deepatlas.io.images import read_labels, write_image, write_labels
 from deepatlas.io.layouts import read_cohort
-from deepatlas.io.nifti import read_labels, write_image, write_labels
 from deepatlas.run.folder import RunFolder
 from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.transform import Affine, Transform

@@ -35,7 +35,7 @@ from test_session import (
 from deepatlas.errors import BadInput
 from deepatlas.inference.register import register
 from deepatlas.inference.segment import segment
-from deepatlas.io.nifti import read_image, read_labels, write_image, write_labels
+from deepatlas.io.images import read_image, read_labels, write_image, write_labels
 from deepatlas.spatial.geometry import Geometry, Volume
 
 __all__ = ["importable", "ndim"]  # fixtures

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from deepatlas.data.plan import Plan
 from deepatlas.errors import BadInput
 from deepatlas.inference.session import Session
-from deepatlas.io.nifti import write_image
+from deepatlas.io.images import write_image
 from deepatlas.networks.registration import build_registration
 from deepatlas.networks.registration.base import Deformation, RegistrationNetwork
 from deepatlas.networks.segmentation import build_segmentation

@@ -14,7 +14,7 @@ import torch
 
 from deepatlas.errors import BadInput
 from deepatlas.io.header import forms_differ_mm
-from deepatlas.io.nifti import (
+from deepatlas.io.images import (
     read_geometry,
     read_header,
     read_image,
@@ -358,7 +358,9 @@ def test_a_missing_file_and_a_strange_affine(tmp_path: Path) -> None:
         ("A_0000.NII.GZ", "A"),
         ("x_0001.nii", "x_0001"),
         ("dir/x_0000.nii", "x"),
-        ("x.mha", "x.mha"),
+        ("x.mha", "x"),
+        ("x_0000.nrrd", "x"),
+        ("x.gz", "x.gz"),
     ],
 )
 def test_scan_id(name: str, identifier: str) -> None:

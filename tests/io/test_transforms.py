@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deepatlas.errors import BadInput
 from deepatlas.io.header import read_placement
-from deepatlas.io.nifti import write_image
+from deepatlas.io.images import write_image
 from deepatlas.io.transforms import read_displacement, write_displacement
 from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.transform import Affine, Composite, DisplacementField, Transform, resample

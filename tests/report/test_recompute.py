@@ -14,7 +14,7 @@ from deepatlas.data.plan import Plan
 from deepatlas.errors import BadInput
 from deepatlas.evaluation.scores import score_labels
 from deepatlas.inference.scoring import evaluate
-from deepatlas.io.nifti import write_image, write_labels
+from deepatlas.io.images import write_image, write_labels
 from deepatlas.networks.registration import build_registration
 from deepatlas.networks.segmentation import build_segmentation
 from deepatlas.report.page import write_report

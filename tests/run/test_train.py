@@ -14,7 +14,7 @@ from tiny import assert_same_weights, lines, train_tiny, write_cohort, write_spl
 
 from deepatlas.data.batches import Batches
 from deepatlas.errors import BadInput
-from deepatlas.io.nifti import read_image, read_labels, write_image, write_labels
+from deepatlas.io.images import read_image, read_labels, write_image, write_labels
 from deepatlas.run.folder import RunFolder
 from deepatlas.spatial.geometry import Volume
 from deepatlas.training.trainer import Trainer

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deepatlas.data.phantom import Phantom
-from deepatlas.io.nifti import write_image, write_labels
+from deepatlas.io.images import write_image, write_labels
 from deepatlas.run.folder import RunFolder
 from deepatlas.run.train import train
 

@@ -12,8 +12,8 @@ def add(subparsers: options.Subparsers) -> None:
     """Add the command and its options."""
     parser = options.command(subparsers, "register", run, "Register a moving scan to a fixed scan.")
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="a run with such a network")
-    parser.add_argument("--moving", type=Path, required=True, metavar="M", help="NIfTI file")
-    parser.add_argument("--fixed", type=Path, required=True, metavar="F", help="NIfTI file")
+    parser.add_argument("--moving", type=Path, required=True, metavar="M", help="a scan")
+    parser.add_argument("--fixed", type=Path, required=True, metavar="F", help="a scan")
     options.add_out(
         parser, "gets moved.nii.gz, transform.h5, affine.mat, transform.json, moved_labels.nii.gz"
     )

@@ -14,7 +14,7 @@ def add(subparsers: options.Subparsers) -> None:
         subparsers, "segment", run, "Segment scans; each result lies on its scan's own grid."
     )
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="a run with such a network")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="NIfTI files")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="scans")
     options.add_out(parser, "gets <id>.nii.gz for every image")
     options.add_compute(parser)
 

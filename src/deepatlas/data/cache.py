@@ -29,7 +29,7 @@ from deepatlas.data.prepare import (
 from deepatlas.data.survey import THREADS, Survey
 from deepatlas.errors import BadInput, DeepAtlasError
 from deepatlas.io.atomic import remove_leftovers, write_bytes
-from deepatlas.io.nifti import read_content
+from deepatlas.io.images import read_content
 from deepatlas.io.subject import Cohort, Subject
 from deepatlas.spatial.geometry import Geometry
 from deepatlas.spatial.transform import Affine

@@ -19,7 +19,7 @@ from deepatlas.data import phantom_template as template
 from deepatlas.data.phantom import DEFAULT_SHAPE, Phantom
 from deepatlas.errors import BadInput
 from deepatlas.io.atomic import write_json
-from deepatlas.io.nifti import write_image, write_labels
+from deepatlas.io.images import write_image, write_labels
 
 RECORD = "phantom.json"
 FIRST_TEST_SUBJECT = 1000

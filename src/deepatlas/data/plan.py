@@ -12,7 +12,7 @@ import torch
 from deepatlas.data.intensity import landmarks, scale
 from deepatlas.data.survey import Survey, survey
 from deepatlas.errors import BadInput
-from deepatlas.io.nifti import read_image
+from deepatlas.io.images import read_image
 from deepatlas.io.subject import Cohort
 from deepatlas.spatial.geometry import Geometry
 

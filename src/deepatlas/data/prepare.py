@@ -13,7 +13,7 @@ from deepatlas.data.labels import class_dtype, classes_to_labels, labels_to_clas
 from deepatlas.data.plan import DataConfig, Plan, axis_order, make_plan
 from deepatlas.data.survey import image_faults
 from deepatlas.errors import BadInput
-from deepatlas.io.nifti import decode_image, decode_labels, read_content
+from deepatlas.io.images import decode_image, decode_labels, read_content
 from deepatlas.io.subject import Subject
 from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.transform import Affine, resample

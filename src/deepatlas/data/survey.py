@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deepatlas.data.labels import label_values
 from deepatlas.errors import BadInput
-from deepatlas.io.nifti import decode_geometry, decode_image, decode_labels, read_content
+from deepatlas.io.images import decode_geometry, decode_image, decode_labels, read_content
 from deepatlas.io.subject import Cohort, Subject
 from deepatlas.spatial.geometry import Geometry, Volume
 

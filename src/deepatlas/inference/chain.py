@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from deepatlas.errors import BadInput
-from deepatlas.io.nifti import (
+from deepatlas.io.images import (
+    nifti_name,
     read_geometry,
     read_image,
     read_labels,
@@ -94,6 +95,8 @@ def warp(
 ) -> Warped:
     """Apply transform files to a scan, a label map or landmarks; results keep their files' names.
 
+    Images and labels of another format than NIfTI become <name>.nii.gz.
+
     Points go from the fixed scan to the moving one, images and labels the other way: they are
     looked up in the moving scan, on the grid of `onto`, each by one interpolation.
 
@@ -110,13 +113,13 @@ def warp(
         files that cannot be read or do not fit.
     """
     inputs = [Path(path) for path in (image, labels, points) if path is not None]
-    _check(inputs, image=image, labels=labels, onto=onto, out=Path(out))
+    _check(inputs, image=image, labels=labels, points=points, onto=onto, out=Path(out))
     links = read_chain(transforms)
     for link in links:
         _log.info("%s", link.words())
     forwards = Composite([link.transform for link in links])
     whole = forwards.inverse() if inverse else forwards
-    targets = [Path(out) / path.name for path in inputs]
+    targets = [Path(out) / _result_name(path, points) for path in inputs]
     for path, target in zip(inputs, targets, strict=True):
         if path == points:
             found = read_points(path, axes)
@@ -139,7 +142,13 @@ def warp(
 
 
 def _check(
-    inputs: Sequence[Path], *, image: Path | None, labels: Path | None, onto: Path | None, out: Path
+    inputs: Sequence[Path],
+    *,
+    image: Path | None,
+    labels: Path | None,
+    points: Path | None,
+    onto: Path | None,
+    out: Path,
 ) -> None:
     if not inputs:
         raise BadInput("nothing to warp; give an image, labels or points")
@@ -149,16 +158,20 @@ def _check(
         )
     if onto is not None and not image and not labels:
         raise BadInput(f"{onto}: points need no grid; leave it out")
+    names = [_result_name(path, points) for path in inputs]
     faults = [
         f"{path}: would be overwritten by its result; give another --out"
-        for path in inputs
-        if path.exists() and (out / path.name).exists() and path.samefile(out / path.name)
+        for path, name in zip(inputs, names, strict=True)
+        if path.exists() and (out / name).exists() and path.samefile(out / name)
     ]
-    names = [path.name for path in inputs]
-    faults += [f"{name}: two inputs of this name; warp them one at a time"
+    faults += [f"{name}: two results of this name; warp them one at a time"
                for name in sorted({n for n in names if names.count(n) > 1})]  # fmt: skip
     if faults:
         raise BadInput(faults)
+
+
+def _result_name(path: Path, points: Path | None) -> str:
+    return path.name if path == points else nifti_name(path)
 
 
 def _fit(links: Sequence[Link], ndim: int, path: Path) -> None:

@@ -19,7 +19,8 @@ from deepatlas.inference.chain import RECORD
 from deepatlas.inference.session import Session
 from deepatlas.io.atomic import write_json
 from deepatlas.io.header import forms_differ_mm
-from deepatlas.io.nifti import (
+from deepatlas.io.images import (
+    read_content,
     read_geometry,
     read_header,
     read_image,
@@ -80,7 +81,8 @@ def register(
 ) -> Registered:
     """Write moved image and labels, and the transform in ITK's forms, into `out`.
 
-    Images lie on the fixed scan's grid with its header; each is interpolated once.
+    Images are NIfTI files on the fixed scan's grid, with the header of a fixed NIfTI file; each is
+    interpolated once.
 
     Parameters
     ----------
@@ -168,8 +170,8 @@ def _at_once(work: Any) -> None:
 def _describe(out: Path, names: Sequence[str], *, moving: Path, fixed: Path) -> dict[str, Any]:
     """The contents of transform.json."""
     return {
-        "from": {"scan": "fixed", "file": str(fixed), "sha256": _digest(fixed)},
-        "to": {"scan": "moving", "file": str(moving), "sha256": _digest(moving)},
+        "from": {"scan": "fixed", "file": str(fixed), "sha256": _digest(read_content(fixed))},
+        "to": {"scan": "moving", "file": str(moving), "sha256": _digest(read_content(moving))},
         "direction": "a point of the fixed scan is mapped to the point of the moving scan that "
         "shows the same anatomy; images move the other way, from moving to fixed",
         "units": "mm",
@@ -180,12 +182,12 @@ def _describe(out: Path, names: Sequence[str], *, moving: Path, fixed: Path) -> 
             **({FIELD: "the whole map as one field on the fixed grid"} if FIELD in names else {}),
             **({INVERSE: "the map from moving to fixed"} if INVERSE in names else {}),
         },
-        "files": {name: _digest(out / name) for name in names},
+        "files": {name: _digest((out / name).read_bytes()) for name in names},
     }
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _dtype_of(path: Path) -> np.dtype:

@@ -30,8 +30,8 @@ from deepatlas.inference.selection import (
 )
 from deepatlas.inference.session import Session
 from deepatlas.io.atomic import write_json, write_text
+from deepatlas.io.images import read_labels
 from deepatlas.io.layouts import read_cohort
-from deepatlas.io.nifti import read_labels
 from deepatlas.io.subject import Cohort, Subject
 from deepatlas.run.environment import describe_environment
 from deepatlas.run.folder import RunFolder

@@ -10,8 +10,8 @@ import torch
 
 from deepatlas.errors import BadInput
 from deepatlas.inference.session import Session
+from deepatlas.io.images import scan_id, write_labels
 from deepatlas.io.layouts import read_cohort
-from deepatlas.io.nifti import scan_id, write_labels
 from deepatlas.run.folder import RunFolder
 
 

@@ -158,7 +158,7 @@ def _id_fault(identifier: str, labelled: Mapping[str, bool], cohort: Cohort) -> 
         example = next(iter(labelled), "none")
         return (
             f"no scan {identifier!r} in {cohort.root}; expected an id, which is a file name "
-            f"without .nii.gz, such as {example!r}"
+            f"without its ending, such as {example!r}"
         )
     if not labelled[identifier]:
         return f"the scan {identifier!r} has no label map; take a labelled one"

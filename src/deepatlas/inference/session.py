@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deepatlas.data.prepare import PreparedScan, place, prepare
 from deepatlas.errors import BadInput
-from deepatlas.io.nifti import read_geometry, scan_id
+from deepatlas.io.images import read_geometry, scan_id
 from deepatlas.io.subject import Subject
 from deepatlas.run.folder import RunFolder
 from deepatlas.spatial.geometry import Volume

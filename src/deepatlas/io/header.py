@@ -11,6 +11,8 @@ that just drops the world axis across it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import nibabel as nib
 import numpy as np
 import torch
@@ -51,8 +53,7 @@ def read_placement(header: nib.Nifti1Header, name: object) -> Geometry:
     if min(shape) < 1:
         raise BadInput(f"{name}: has an axis without voxels {shape}; export the scan again")
     matrix = _matrix_mm(header, name)
-    columns = matrix[:3, : len(shape)]
-    if not np.isfinite(matrix).all() or np.linalg.matrix_rank(columns) < len(shape):
+    if not _has_place(matrix, len(shape)):
         raise BadInput(
             f"{name}: its header (sform, qform) does not say where the voxels lie; "
             "mend the header or export the scan again"
@@ -60,6 +61,36 @@ def read_placement(header: nib.Nifti1Header, name: object) -> Geometry:
     if len(shape) == 2:
         matrix = _flatten(matrix)
     return Geometry(shape, torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float64)))
+
+
+def from_other_format(
+    shape: Sequence[int], dtype: np.dtype, matrix_mm: np.ndarray, name: object
+) -> nib.Nifti2Header:
+    """The header that a scan of another format would have as NIfTI, its placement in float64.
+
+    Parameters
+    ----------
+    shape : voxels along each axis of the file.
+    dtype : of the values on disk.
+    matrix_mm : (4, 4) voxel index to RAS mm.
+    name : the file, for errors.
+
+    Raises
+    ------
+    BadInput : an empty axis, or a placement that cannot be inverted.
+    """
+    if min(shape, default=0) < 1:
+        raise BadInput(f"{name}: has an axis without voxels {tuple(shape)}; export the scan again")
+    if not _has_place(matrix_mm, 3):
+        raise BadInput(
+            f"{name}: its header does not say where the voxels lie; export the scan again"
+        )
+    header = nib.Nifti2Header()
+    header.set_data_shape(shape)
+    header.set_data_dtype(dtype.newbyteorder("="))
+    header["xyzt_units"] = 2  # mm
+    _place(header, min(len(shape), 3), matrix_mm, (1, 1))
+    return header
 
 
 def placed(
@@ -79,7 +110,7 @@ def placed(
     header.set_data_shape(shape)
     header["xyzt_units"] = 2  # mm
     if like is None:
-        _place(header, geometry, _spatial(geometry.affine.numpy()), (1, 1))
+        _place(header, geometry.ndim, _spatial(geometry.affine.numpy()), (1, 1))
         return header
     if not in_mm:
         header["xyzt_units"] = like["xyzt_units"]
@@ -90,7 +121,7 @@ def placed(
         header["pixdim"][:4] = like["pixdim"][:4]
         return header
     matrix = _spatial(geometry.affine.numpy(), _matrix_mm(like, "like"))
-    _place(header, geometry, matrix, (int(like["qform_code"]), int(like["sform_code"])))
+    _place(header, geometry.ndim, matrix, (int(like["qform_code"]), int(like["sform_code"])))
     return header
 
 
@@ -109,6 +140,12 @@ def forms_differ_mm(header: nib.Nifti1Header) -> float:
     apart = header.get_sform() - header.get_qform()
     moved = corners @ apart[:3, :3].T + apart[:3, 3]
     return float(np.linalg.norm(moved, axis=1).max()) * _unit_mm(header)
+
+
+def _has_place(matrix: np.ndarray, ndim: int) -> bool:
+    """Whether a (4, 4) placement is finite and its first axes are independent."""
+    finite = bool(np.isfinite(matrix).all())
+    return finite and np.linalg.matrix_rank(matrix[:3, :ndim]) == ndim
 
 
 def _is_on(like: nib.Nifti1Header, geometry: Geometry) -> bool:
@@ -179,7 +216,7 @@ def _spatial(affine: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
 
 
 def _place(
-    header: nib.Nifti1Header, geometry: Geometry, matrix_mm: np.ndarray, codes: tuple[int, int]
+    header: nib.Nifti1Header, ndim: int, matrix_mm: np.ndarray, codes: tuple[int, int]
 ) -> None:
     """Set sform and qform to a placement in mm, in the header's own unit, with these codes."""
     matrix = matrix_mm.copy()
@@ -189,8 +226,7 @@ def _place(
         qform = sform = 1  # neither was set in `like`, but this grid needs its placement said
     header.set_sform(matrix, max(sform, 1 if qform <= 0 or _is_sheared(matrix) else 0))
     header.set_qform(matrix, 0 if _is_sheared(matrix) else max(qform, 0))
-    lengths = np.linalg.norm(matrix[:3, : geometry.ndim], axis=0)
-    header["pixdim"][1 : geometry.ndim + 1] = lengths
+    header["pixdim"][1 : ndim + 1] = np.linalg.norm(matrix[:3, :ndim], axis=0)
 
 
 def _is_sheared(matrix: np.ndarray) -> bool:

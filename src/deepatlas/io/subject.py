@@ -12,7 +12,7 @@ class Subject:
 
     Parameters
     ----------
-    id : the file name without `.nii`, `.nii.gz` and `_0000`.
+    id : the file name without its ending (`.nii.gz`, `.mha`, ...) and `_0000`.
     image : the scan's file.
     labels : the label map's file, or None.
     annotated : label values that were annotated in this scan; None for all of the cohort's.

@@ -11,8 +11,8 @@ import torch
 
 from deepatlas.errors import BadInput
 from deepatlas.inference.session import Session
+from deepatlas.io.images import read_image, read_labels
 from deepatlas.io.layouts import read_cohort
-from deepatlas.io.nifti import read_image, read_labels
 from deepatlas.io.subject import Cohort, Subject
 from deepatlas.report.drawing import Array
 from deepatlas.report.examples import PairExample, ScanExample

@@ -13,8 +13,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from deepatlas.io.images import scan_id
 from deepatlas.io.layouts.folder import pair_up
-from deepatlas.io.nifti import scan_id
 from deepatlas.io.subject import Cohort, Subject
 
 LOOKS_LIKE = "a Decathlon or nnU-Net folder with dataset.json, imagesTr/ and labelsTr/"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deepatlas.io.nifti import is_nifti, scan_id
+from deepatlas.io.images import ENDINGS, is_scan, scan_id
 from deepatlas.io.subject import Subject
 
-# companions that lie beside scans in many datasets and hold no image
+# companions that lie beside scans in many datasets and hold no image, or the voxels of a .mhd
 _COMPANIONS = {
     ".json", ".txt", ".md", ".csv", ".tsv", ".yaml", ".yml", ".bval", ".bvec", ".pdf", ".html",
-    ".db", ".ini", ".log", ".sh", ".py",
+    ".db", ".ini", ".log", ".sh", ".py", ".raw", ".zraw",
 }  # fmt: skip
 
 
@@ -20,7 +20,7 @@ def pair_up(images: Path, labels: Path) -> tuple[tuple[Subject, ...], tuple[str,
     label_files, label_faults = _by_id(labels, "label map") if labels.is_dir() else ({}, [])
     if not image_files:
         other = f"; what lies there: {_some_names(images)}" if any(images.iterdir()) else ""
-        faults.append(f"{images}: holds no image; put NIfTI files (.nii or .nii.gz) there{other}")
+        faults.append(f"{images}: holds no image; put scans there ({ENDINGS}){other}")
     faults += label_faults
     for identifier in sorted(set(label_files) - set(image_files)):
         faults.append(
@@ -41,10 +41,11 @@ def _by_id(folder: Path, kind: str) -> tuple[dict[str, Path], list[str]]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.is_dir():
             continue
-        if not is_nifti(path):
+        if not is_scan(path):
             if path.suffix.lower() not in _COMPANIONS:
                 faults.append(
-                    f"{path}: not a NIfTI file by its name; convert it to .nii.gz or remove it"
+                    f"{path}: not a scan by its name; expected one of {ENDINGS}: "
+                    "convert it to .nii.gz or remove it"
                 )
             continue
         identifier = scan_id(path)

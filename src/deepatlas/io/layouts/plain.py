@@ -1,4 +1,4 @@
-"""The plain layout: `images/` and `labels/` with the same file names in both."""
+"""The plain layout: `images/` and `labels/`, the same names in both (endings may differ)."""
 
 from __future__ import annotations
 

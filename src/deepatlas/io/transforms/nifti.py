@@ -15,7 +15,8 @@ import torch
 
 from deepatlas.errors import BadInput
 from deepatlas.io.header import is_in_plane, placed, read_placement
-from deepatlas.io.nifti import decode_array, read_content, read_header, write_array
+from deepatlas.io.images import read_header
+from deepatlas.io.nifti import decode_array, read_content, write_array
 from deepatlas.io.transforms.itk import signs
 from deepatlas.spatial.geometry import Geometry
 from deepatlas.spatial.transform import DisplacementField, Transform
@@ -32,7 +33,8 @@ def write_displacement(
     ----------
     transform : fixed mm -> moving mm, RAS.
     fixed : the grid on which the field is written.
-    like : the fixed scan's file; its sform and qform codes are kept. Lengths are in mm.
+    like : the fixed scan's file; the sform and qform codes of a NIfTI file are kept. Lengths are
+        in mm.
 
     Raises
     ------
