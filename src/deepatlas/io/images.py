@@ -4,6 +4,7 @@
 | --- | --- |
 | .nii, .nii.gz | its header (see `io.header`) |
 | .mha, .mhd, .nrrd | its header, as ITK reads it |
+| .mgz, .mgh | its header, as nibabel reads it |
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from deepatlas.errors import BadInput
-from deepatlas.io import itk_image, nifti
+from deepatlas.io import itk_image, mgh, nifti
 from deepatlas.io.header import placed, read_placement
 from deepatlas.spatial.geometry import Geometry, Volume
 
@@ -43,12 +44,15 @@ class Format:
 
 _NIFTI = Format(nifti.decode_header, nifti.decode_array)
 _METAIMAGE = Format(itk_image.metaimage_header, itk_image.decode_metaimage, itk_image.read_content)
+_MGH = Format(mgh.decode_header, mgh.decode_array)
 FORMATS = {
     ".nii.gz": _NIFTI,
     ".nii": _NIFTI,
     ".mha": _METAIMAGE,
     ".mhd": _METAIMAGE,
     ".nrrd": Format(itk_image.nrrd_header, itk_image.decode_nrrd),
+    ".mgz": _MGH,
+    ".mgh": _MGH,
 }
 ENDINGS = ", ".join(FORMATS)
 
