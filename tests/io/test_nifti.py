@@ -360,6 +360,7 @@ def test_a_missing_file_and_a_strange_affine(tmp_path: Path) -> None:
         ("dir/x_0000.nii", "x"),
         ("x.mha", "x"),
         ("x_0000.nrrd", "x"),
+        ("x.y.TIFF", "x.y"),
         ("x.gz", "x.gz"),
     ],
 )

@@ -5,6 +5,7 @@
 | .nii, .nii.gz | its header (see `io.header`) |
 | .mha, .mhd, .nrrd | its header, as ITK reads it |
 | .mgz, .mgh | its header, as nibabel reads it |
+| .png, .tif, .tiff | 2-D, axes as ITK reads them, pixels of 1 mm |
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 
 from deepatlas.errors import BadInput
-from deepatlas.io import itk_image, mgh, nifti
+from deepatlas.io import itk_image, mgh, nifti, picture
 from deepatlas.io.header import placed, read_placement
 from deepatlas.spatial.geometry import Geometry, Volume
 
@@ -45,6 +46,7 @@ class Format:
 _NIFTI = Format(nifti.decode_header, nifti.decode_array)
 _METAIMAGE = Format(itk_image.metaimage_header, itk_image.decode_metaimage, itk_image.read_content)
 _MGH = Format(mgh.decode_header, mgh.decode_array)
+_PICTURE = Format(picture.decode_header, picture.decode_array)
 FORMATS = {
     ".nii.gz": _NIFTI,
     ".nii": _NIFTI,
@@ -53,6 +55,9 @@ FORMATS = {
     ".nrrd": Format(itk_image.nrrd_header, itk_image.decode_nrrd),
     ".mgz": _MGH,
     ".mgh": _MGH,
+    ".png": _PICTURE,
+    ".tif": _PICTURE,
+    ".tiff": _PICTURE,
 }
 ENDINGS = ", ".join(FORMATS)
 
