@@ -184,7 +184,9 @@ def test_text_voxels(tmp_path: Path) -> None:
     text = " ".join(str(n) for n in numbers().T.ravel()).encode() + b"\n"
     empty = np.zeros((0, 0, 0))
     nrrd = big_endian_nrrd(empty).replace(b"encoding: raw", b"encoding: ascii")
+    nrrd = nrrd.replace(b"short", b"int64")  # more bytes in memory than in the file
     mha = big_endian_mha(empty).replace(b"MSB = True", b"MSB = False")
+    mha = mha.replace(b"MET_SHORT", b"MET_LONG_LONG")
     mha = mha.replace(b"BinaryData = True", b"BinaryData = False")
     for name, header in (("a.nrrd", nrrd), ("a.mha", mha)):
         (tmp_path / name).write_bytes(header + text)

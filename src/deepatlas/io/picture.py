@@ -47,11 +47,8 @@ def decode_array(content: bytes, path: Path) -> tuple[nib.Nifti2Header, np.ndarr
     """
     with _opened(content, path) as picture:
         header = _header(picture, path)
-        dtype = _dtype(picture)
-        values = np.asarray(picture)
-    if values.dtype.itemsize == dtype.itemsize and values.dtype.kind != "b":
-        values = values.astype(values.dtype.newbyteorder("=")).view(dtype)  # Pillow has few types
-    return header, values.astype(dtype).T
+        values = np.asarray(picture).astype(_dtype(picture))  # Pillow has few types
+    return header, values.T
 
 
 @contextmanager
