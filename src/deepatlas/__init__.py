@@ -1,8 +1,8 @@
 """Joint learning of medical image registration and segmentation from few labels.
 
 One function a verb, the same names as the commands: `train`, `segment`, `register`, `warp`,
-`evaluate`, `report`, `phantom`, `demo`. Importing `deepatlas` imports nothing heavy; a verb does
-when called.
+`jacobian`, `evaluate`, `report`, `phantom`, `demo`. Importing `deepatlas` imports nothing heavy;
+a verb does when called.
 """
 
 from __future__ import annotations
@@ -11,7 +11,17 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from deepatlas.api import demo, evaluate, phantom, register, report, segment, train, warp
+from deepatlas.api import (
+    demo,
+    evaluate,
+    jacobian,
+    phantom,
+    register,
+    report,
+    segment,
+    train,
+    warp,
+)
 from deepatlas.errors import BadInput, DeepAtlasError
 
 __version__ = "0.1.0"
@@ -20,6 +30,7 @@ __all__ = [
     "DeepAtlasError",
     "demo",
     "evaluate",
+    "jacobian",
     "phantom",
     "register",
     "report",

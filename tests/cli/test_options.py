@@ -40,6 +40,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     moved, field = Path("o/moved.nii.gz"), Path("o/transform.h5")
     record("register", SimpleNamespace(files=(moved, field)))
     record("warp", SimpleNamespace(files=(Path("o/i"), Path("o/l"))))
+    record("jacobian", SimpleNamespace(files=(Path("o/j"),), folds_percent=0.25))
     dice = {"mean": 0.8125, "interval": [0.80, 0.82], "n": 40, "misses": 0}
     record("evaluate", {"segmentation": {"dice": dice}, "align": "centre"})
     record("report", Path("r/report.html"))
@@ -139,6 +140,15 @@ def test_warp(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> Non
         "axes": "LPS",
     }
     assert capsys.readouterr().out == "o/i\no/l\n"
+
+
+def test_jacobian(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("jacobian a.h5 --onto f --labels l --out o --inverse") == 0
+    args, kwargs = called["jacobian"]
+    assert args == ([Path("a.h5")],)
+    expected = {"onto": Path("f"), "out": Path("o"), "labels": Path("l"), "inverse": True}
+    assert kwargs == expected
+    assert capsys.readouterr().out == "o/j\nfolds: 0.2500 % of the voxels\n"
 
 
 def test_evaluate(called: dict[str, Any]) -> None:

@@ -120,20 +120,20 @@ def warp(
     for path, target in zip(inputs, targets, strict=True):
         if path == points:
             found = read_points(path, axes)
-            _fit(links, found.mm.shape[1], path)
+            fit(links, found.mm.shape[1], path)
             there = find_points(forwards, found.mm) if inverse else whole(found.mm)
             write_points(target, moved(found, there), axes)
             continue
         assert onto is not None
         grid = read_geometry(onto)
-        _fit(links, grid.ndim, onto)
+        fit(links, grid.ndim, onto)
         if path == image:
             volume = read_image(path)
-            _fit(links, volume.geometry.ndim, path)
+            fit(links, volume.geometry.ndim, path)
             write_image(target, resample(volume, grid, whole), like=onto)
         else:
             volume, dtype = read_labels(path)
-            _fit(links, volume.geometry.ndim, path)
+            fit(links, volume.geometry.ndim, path)
             write_labels(target, resample(volume, grid, whole, labels=True), dtype, like=onto)
     return Warped(tuple(targets), whole)
 
@@ -161,7 +161,7 @@ def _check(
         raise BadInput(faults)
 
 
-def _fit(links: Sequence[Link], ndim: int, path: Path) -> None:
+def fit(links: Sequence[Link], ndim: int, path: Path) -> None:
     """BadInput where a file has not the dimensions of the chain."""
     wanted = _ndim(links[0].transform)
     if ndim != wanted:
