@@ -177,6 +177,39 @@ def warp(
     )
 
 
+def convert(
+    transforms: Sequence[PathLike],
+    *,
+    out: PathLike,
+    moving: PathLike | None = None,
+    fixed: PathLike | None = None,
+    read_as: str | None = None,
+    write_as: str | None = None,
+    inverse: bool = False,
+) -> Path:
+    """Write transform files, one after another, as one file of another format; returns its path.
+
+    Parameters
+    ----------
+    out : .h5, .mat, .tfm, or .nii.gz for one displacement field on the grid of `fixed`.
+    moving, fixed : the scans, where a format needs their grids.
+    read_as, write_as : "fsl" or "learn2reg", for files of these forms.
+    inverse : write the map from moving to fixed.
+    """
+    from deepatlas.inference.chain import convert as convert_files
+
+    convert_files(
+        [Path(path) for path in transforms],
+        out=Path(out),
+        moving=_path(moving),
+        fixed=_path(fixed),
+        read_as=read_as,
+        write_as=write_as,
+        inverse=inverse,
+    )
+    return Path(out)
+
+
 def jacobian(
     transforms: Sequence[PathLike],
     *,

@@ -40,6 +40,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     moved, field = Path("o/moved.nii.gz"), Path("o/transform.h5")
     record("register", SimpleNamespace(files=(moved, field)))
     record("warp", SimpleNamespace(files=(Path("o/i"), Path("o/l"))))
+    record("convert", Path("t"))
     record("jacobian", SimpleNamespace(files=(Path("o/j"),), folds_percent=0.25))
     dice = {"mean": 0.8125, "interval": [0.80, 0.82], "n": 40, "misses": 0}
     record("evaluate", {"segmentation": {"dice": dice}, "align": "centre"})
@@ -140,6 +141,22 @@ def test_warp(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> Non
         "axes": "LPS",
     }
     assert capsys.readouterr().out == "o/i\no/l\n"
+
+
+def test_convert(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    line = "convert a.h5 --out t --moving m --fixed f --from fsl --to learn2reg --inverse"
+    assert run(line) == 0
+    args, kwargs = called["convert"]
+    assert args == ([Path("a.h5")],)
+    assert kwargs == {
+        "out": Path("t"),
+        "moving": Path("m"),
+        "fixed": Path("f"),
+        "read_as": "fsl",
+        "write_as": "learn2reg",
+        "inverse": True,
+    }
+    assert capsys.readouterr().out == "t\n"
 
 
 def test_jacobian(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 import deepatlas
 from deepatlas.cli import (
     console,
+    convert,
     demo,
     evaluate,
     jacobian,
@@ -27,7 +28,7 @@ from deepatlas.cli import (
 )
 from deepatlas.errors import DeepAtlasError
 
-COMMANDS = (train, segment, register, warp, jacobian, evaluate, report, phantom, demo)
+COMMANDS = (train, segment, register, warp, convert, jacobian, evaluate, report, phantom, demo)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

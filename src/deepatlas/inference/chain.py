@@ -13,6 +13,7 @@ from typing import Any
 
 from deepatlas.errors import BadInput
 from deepatlas.io.nifti import (
+    is_nifti,
     read_geometry,
     read_image,
     read_labels,
@@ -21,7 +22,14 @@ from deepatlas.io.nifti import (
     write_labels,
 )
 from deepatlas.io.points import Axes, moved, read_points, write_points
-from deepatlas.io.transforms import read_transform
+from deepatlas.io.transforms import (
+    FOREIGN,
+    Foreign,
+    read_transform,
+    write_displacement,
+    write_transform,
+)
+from deepatlas.spatial.geometry import Geometry
 from deepatlas.spatial.transform import Composite, Transform, find_points, resample
 
 RECORD = "transform.json"  # beside the files that `register` writes
@@ -79,6 +87,67 @@ def read_chain(paths: Sequence[Path]) -> list[Link]:
                 f"{before.end[0]}; give the transforms in the order in which points pass them"
             )
     return links
+
+
+def convert(
+    transforms: Sequence[Path],
+    *,
+    out: Path,
+    moving: Path | None = None,
+    fixed: Path | None = None,
+    read_as: str | None = None,
+    write_as: str | None = None,
+    inverse: bool = False,
+) -> Transform:
+    """Write transform files, one after another, as one file of another format.
+
+    Parameters
+    ----------
+    out : the file; its name says the format: .h5, .mat, .tfm, or .nii.gz for one displacement field
+        on the grid of `fixed`.
+    moving, fixed : the scans, where a format needs their grids.
+    read_as, write_as : "fsl" or "learn2reg", for files of these forms; both scans are needed.
+    inverse : write the map from moving to fixed; the scans stay those of the map that is read.
+
+    Raises
+    ------
+    BadInput : files that cannot be read, a form that cannot hold the map, scans that are missing.
+    """
+    out = Path(out)
+    if read_as is None:
+        links = read_chain(transforms)
+    else:
+        form = _form(read_as)
+        grids = _grids(moving, fixed, f"files of {read_as}")
+        links = [Link(Path(path), form.read(Path(path), **grids)) for path in transforms]
+    for link in links:
+        _log.info("%s", link.words())
+    whole: Transform = Composite([link.transform for link in links])
+    moving, fixed = (fixed, moving) if inverse else (moving, fixed)
+    whole = whole.inverse() if inverse else whole
+    if write_as is not None:
+        _form(write_as).write(out, whole, **_grids(moving, fixed, f"files of {write_as}"))
+    elif is_nifti(out):
+        if fixed is None:
+            raise BadInput(f"{out}: a field lies on a grid; give the scan that it starts from")
+        grid = read_geometry(fixed)
+        fit(links, grid.ndim, fixed)
+        write_displacement(out, whole, grid, like=fixed)
+    else:
+        write_transform(out, whole)
+    return whole
+
+
+def _form(name: str) -> Foreign:
+    if name not in FOREIGN:
+        raise BadInput(f"there is no form {name!r} of transforms; choose {' or '.join(FOREIGN)}")
+    return FOREIGN[name]
+
+
+def _grids(moving: Path | None, fixed: Path | None, what: str) -> dict[str, Geometry]:
+    if moving is None or fixed is None:
+        raise BadInput(f"{what} say nothing about the world; give both scans, moving and fixed")
+    return {"moving": read_geometry(moving), "fixed": read_geometry(fixed)}
 
 
 def warp(
