@@ -126,6 +126,12 @@ def test_register(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out == "o/moved.nii.gz\no/transform.h5\n"
 
 
+def test_register_all_of_it(called: dict[str, Any]) -> None:
+    assert run("register r --moving m --fixed f --out o --write all --keep-dtype") == 0
+    kwargs = called["register"][1]
+    assert (kwargs["write"], kwargs["keep_dtype"]) == ("all", True)
+
+
 def test_warp(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     line = "warp a.h5 b.mat --image i --labels l --onto f --out o --inverse --axes LPS"
     assert run(line) == 0

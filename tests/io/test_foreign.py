@@ -136,6 +136,12 @@ def test_what_cannot_be_converted_is_said(scans: dict[str, Path], tmp_path: Path
         convert(chain, out=tmp_path / "t.mat", write_as="fsl", fixed=scans["fixed"])
     with pytest.raises(BadInput, match=r"t\.nii\.gz: a field lies on a grid"):
         convert(chain, out=tmp_path / "t.nii.gz")
+    with pytest.raises(BadInput, match=r"2 files of fsl between the same two scans; give one"):
+        convert([*chain, *chain], out=tmp_path / "t.h5", read_as="fsl", **scans)
+    with pytest.raises(BadInput, match=r"fixed\.nii\.gz: would be overwritten"):
+        convert(chain, out=scans["fixed"], **scans)
+    with pytest.raises(BadInput, match=r"chain\.h5: would be overwritten"):
+        convert(chain, out=chain[0])
     with pytest.raises(BadInput, match="no form 'spm'"):
         convert(chain, out=tmp_path / "t.h5", write_as="spm")
     other = grid(1, (9, 12, 8))

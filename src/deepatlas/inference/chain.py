@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from deepatlas.errors import BadInput
 from deepatlas.io.nifti import (
     is_nifti,
+    read_content,
     read_geometry,
     read_image,
     read_labels,
@@ -21,6 +24,7 @@ from deepatlas.io.nifti import (
     write_image,
     write_labels,
 )
+from deepatlas.io.paths import refuse_overwriting
 from deepatlas.io.points import Axes, moved, read_points, write_points
 from deepatlas.io.transforms import (
     FOREIGN,
@@ -34,6 +38,7 @@ from deepatlas.spatial.transform import Composite, Transform, find_points, resam
 
 RECORD = "transform.json"  # beside the files that `register` writes
 BACKWARDS = "inverse_"  # how the names of inverse maps begin there
+_LOST_MM = 0.1
 _log = logging.getLogger(__name__)
 
 
@@ -114,14 +119,19 @@ def convert(
     BadInput : files that cannot be read, a form that cannot hold the map, scans that are missing.
     """
     out = Path(out)
+    refuse_overwriting([*transforms, moving, fixed], [out])
     if read_as is None:
         links = read_chain(transforms)
     else:
         form = _form(read_as)
+        if len(transforms) != 1:
+            raise BadInput(
+                f"{len(transforms)} files of {read_as} between the same two scans; give one, and "
+                "join several after converting each"
+            )
         grids = _grids(moving, fixed, f"files of {read_as}")
         links = [Link(Path(path), form.read(Path(path), **grids)) for path in transforms]
-    for link in links:
-        _log.info("%s", link.words())
+    _say(links, inverse)
     whole: Transform = Composite([link.transform for link in links])
     moving, fixed = (fixed, moving) if inverse else (moving, fixed)
     whole = whole.inverse() if inverse else whole
@@ -179,18 +189,19 @@ def warp(
         files that cannot be read or do not fit.
     """
     inputs = [Path(path) for path in (image, labels, points) if path is not None]
-    _check(inputs, image=image, labels=labels, onto=onto, out=Path(out))
+    _check(inputs, image=image, labels=labels, onto=onto, axes=axes)
+    targets = [Path(out) / path.name for path in inputs]
+    refuse_overwriting([*inputs, onto, *transforms], targets)
     links = read_chain(transforms)
-    for link in links:
-        _log.info("%s", link.words())
+    _say(links, inverse)
+    _refuse_swapped(links, image=image or labels, onto=onto, inverse=inverse)
     forwards = Composite([link.transform for link in links])
     whole = forwards.inverse() if inverse else forwards
-    targets = [Path(out) / path.name for path in inputs]
     for path, target in zip(inputs, targets, strict=True):
         if path == points:
             found = read_points(path, axes)
             fit(links, found.mm.shape[1], path)
-            there = find_points(forwards, found.mm) if inverse else whole(found.mm)
+            there = _found(forwards, found.mm, path) if inverse else whole(found.mm)
             write_points(target, moved(found, there), axes)
             continue
         assert onto is not None
@@ -208,26 +219,64 @@ def warp(
 
 
 def _check(
-    inputs: Sequence[Path], *, image: Path | None, labels: Path | None, onto: Path | None, out: Path
+    inputs: Sequence[Path], *, image: Path | None, labels: Path | None, onto: Path | None, axes: str
 ) -> None:
     if not inputs:
         raise BadInput("nothing to warp; give an image, labels or points")
+    if axes not in ("RAS", "LPS"):
+        raise BadInput(f"axes of landmarks are RAS or LPS, not {axes!r}")
     if (image or labels) and onto is None:
         raise BadInput(
             f"{image or labels}: on which grid? give the scan whose grid the result gets (onto)"
         )
     if onto is not None and not image and not labels:
         raise BadInput(f"{onto}: points need no grid; leave it out")
-    faults = [
-        f"{path}: would be overwritten by its result; give another --out"
-        for path in inputs
-        if path.exists() and (out / path.name).exists() and path.samefile(out / path.name)
-    ]
     names = [path.name for path in inputs]
-    faults += [f"{name}: two inputs of this name; warp them one at a time"
-               for name in sorted({n for n in names if names.count(n) > 1})]  # fmt: skip
+    faults = [f"{name}: two inputs of this name; warp them one at a time"
+              for name in sorted({n for n in names if names.count(n) > 1})]  # fmt: skip
     if faults:
         raise BadInput(faults)
+
+
+def _say(links: Sequence[Link], inverse: bool) -> None:
+    """The chain in words."""
+    for link in links:
+        _log.info("%s", link.words())
+    if inverse:
+        _log.info(
+            "the inverse of it all is used, from where the last ends to where the first starts"
+        )
+
+
+def _refuse_swapped(
+    links: Sequence[Link], *, image: Path | None, onto: Path | None, inverse: bool
+) -> None:
+    """BadInput where the scan to be warped is at the start of the map and `onto` at its end."""
+    start, end = links[0].start, links[-1].end
+    start, end = (end, start) if inverse else (start, end)
+    if image is None or onto is None or start is None or end is None:
+        return
+    if (_digest(image), _digest(onto)) == (start[1], end[1]):
+        raise BadInput(
+            f"{image}: is the scan that points start from here, and images come from where they "
+            f"end, {end[0]}; {'leave out' if inverse else 'add'} --inverse, or exchange the scans"
+        )
+
+
+def _found(forwards: Transform, points_mm: Tensor, path: Path) -> Tensor:
+    """The points that are mapped to the given ones; says how many there are not."""
+    found = find_points(forwards, points_mm)
+    lost = (forwards(found) - points_mm).norm(dim=-1) > _LOST_MM
+    if bool(lost.any()):
+        _log.warning(
+            "%s: %d of %d points lie where the map does not lead; they are only near their place",
+            path, int(lost.sum()), len(lost),
+        )  # fmt: skip
+    return found
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(read_content(path)).hexdigest()
 
 
 def fit(links: Sequence[Link], ndim: int, path: Path) -> None:

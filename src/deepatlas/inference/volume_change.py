@@ -17,6 +17,7 @@ from deepatlas.evaluation.folding import folding
 from deepatlas.inference.chain import fit, read_chain
 from deepatlas.io.atomic import write_text
 from deepatlas.io.nifti import read_geometry, read_labels, write_image
+from deepatlas.io.paths import refuse_overwriting
 from deepatlas.spatial.geometry import Volume
 from deepatlas.spatial.jacobian import jacobian_determinant
 from deepatlas.spatial.transform import Composite, Transform
@@ -71,6 +72,10 @@ def jacobian(
     ------
     BadInput : files that cannot be read or do not fit.
     """
+    out = Path(out)
+    refuse_overwriting(
+        [*transforms, onto, labels], [out / name for name in (DETERMINANT, LOG, TABLE)]
+    )
     links = read_chain(transforms)
     for link in links:
         _log.info("%s", link.words())
@@ -85,9 +90,9 @@ def jacobian(
         )
     displacement = whole.displacement(grid)
     determinant = jacobian_determinant(displacement[None])[0]
-    out = Path(out)
     write_image(out / DETERMINANT, Volume(determinant, grid), like=onto)
-    write_image(out / LOG, Volume(determinant.log(), grid), like=onto)
+    logarithm = torch.where(determinant > 0, determinant, torch.nan).log()
+    write_image(out / LOG, Volume(logarithm, grid), like=onto)
     if found is not None:
         cell_mm3 = float(torch.linalg.det(grid.affine[:-1, :-1]).abs())
         write_text(out / TABLE, _table(found.data, determinant, cell_mm3))

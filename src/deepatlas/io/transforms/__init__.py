@@ -83,8 +83,9 @@ def write_transform(path: Path, transform: Transform) -> None:
     path = Path(path)
     if is_nifti(path):
         raise BadInput(f"{path}: a field in NIfTI lies on a grid; say on which (fixed)")
+    form = _format(path)
     try:
-        content = _format(path).encode(to_records(transform))
+        content = form.encode(to_records(transform))
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
     write_bytes(path, content)
