@@ -1,8 +1,8 @@
 """Joint learning of medical image registration and segmentation from few labels.
 
 One function a verb, the same names as the commands: `train`, `segment`, `register`, `warp`,
-`evaluate`, `report`, `phantom`, `demo`. Importing `deepatlas` imports nothing heavy; a verb does
-when called.
+`convert`, `jacobian`, `evaluate`, `report`, `phantom`, `demo`. Importing `deepatlas` imports
+nothing heavy; a verb does when called.
 """
 
 from __future__ import annotations
@@ -11,15 +11,28 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from deepatlas.api import demo, evaluate, phantom, register, report, segment, train, warp
+from deepatlas.api import (
+    convert,
+    demo,
+    evaluate,
+    jacobian,
+    phantom,
+    register,
+    report,
+    segment,
+    train,
+    warp,
+)
 from deepatlas.errors import BadInput, DeepAtlasError
 
 __version__ = "0.1.0"
 __all__ = [
     "BadInput",
     "DeepAtlasError",
+    "convert",
     "demo",
     "evaluate",
+    "jacobian",
     "phantom",
     "register",
     "report",

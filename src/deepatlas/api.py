@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from deepatlas.inference.chain import Warped
     from deepatlas.inference.register import Registered
+    from deepatlas.inference.volume_change import VolumeChange
     from deepatlas.run.folder import RunFolder
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
@@ -173,6 +174,66 @@ def warp(
         onto=_path(onto),
         inverse=inverse,
         axes=axes,
+    )
+
+
+def convert(
+    transforms: Sequence[PathLike],
+    *,
+    out: PathLike,
+    moving: PathLike | None = None,
+    fixed: PathLike | None = None,
+    read_as: str | None = None,
+    write_as: str | None = None,
+    inverse: bool = False,
+) -> Path:
+    """Write transform files, one after another, as one file of another format; returns its path.
+
+    Parameters
+    ----------
+    out : .h5, .mat, .tfm, or .nii.gz for one displacement field on the grid of `fixed`.
+    moving, fixed : the scans, where a format needs their grids.
+    read_as, write_as : "fsl" or "learn2reg", for files of these forms.
+    inverse : write the map from moving to fixed.
+    """
+    from deepatlas.inference.chain import convert as convert_files
+
+    convert_files(
+        [Path(path) for path in transforms],
+        out=Path(out),
+        moving=_path(moving),
+        fixed=_path(fixed),
+        read_as=read_as,
+        write_as=write_as,
+        inverse=inverse,
+    )
+    return Path(out)
+
+
+def jacobian(
+    transforms: Sequence[PathLike],
+    *,
+    onto: PathLike,
+    out: PathLike,
+    labels: PathLike | None = None,
+    inverse: bool = False,
+) -> VolumeChange:
+    """Write the Jacobian determinant of transform files, its logarithm, and volumes by structure.
+
+    Parameters
+    ----------
+    transforms : in the order in which a point of the fixed scan passes them.
+    onto, labels : the fixed scan, on whose grid the determinant is taken, and its label map.
+    inverse : of the map from moving to fixed.
+    """
+    from deepatlas.inference.volume_change import jacobian as jacobian_of_files
+
+    return jacobian_of_files(
+        [Path(path) for path in transforms],
+        onto=Path(onto),
+        out=Path(out),
+        labels=_path(labels),
+        inverse=inverse,
     )
 
 

@@ -40,6 +40,8 @@ def called(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     moved, field = Path("o/moved.nii.gz"), Path("o/transform.h5")
     record("register", SimpleNamespace(files=(moved, field)))
     record("warp", SimpleNamespace(files=(Path("o/i"), Path("o/l"))))
+    record("convert", Path("t"))
+    record("jacobian", SimpleNamespace(files=(Path("o/j"),), folds_percent=0.25))
     dice = {"mean": 0.8125, "interval": [0.80, 0.82], "n": 40, "misses": 0}
     record("evaluate", {"segmentation": {"dice": dice}, "align": "centre"})
     record("report", Path("r/report.html"))
@@ -124,6 +126,12 @@ def test_register(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out == "o/moved.nii.gz\no/transform.h5\n"
 
 
+def test_register_all_of_it(called: dict[str, Any]) -> None:
+    assert run("register r --moving m --fixed f --out o --write all --keep-dtype") == 0
+    kwargs = called["register"][1]
+    assert (kwargs["write"], kwargs["keep_dtype"]) == ("all", True)
+
+
 def test_warp(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     line = "warp a.h5 b.mat --image i --labels l --onto f --out o --inverse --axes LPS"
     assert run(line) == 0
@@ -139,6 +147,31 @@ def test_warp(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> Non
         "axes": "LPS",
     }
     assert capsys.readouterr().out == "o/i\no/l\n"
+
+
+def test_convert(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    line = "convert a.h5 --out t --moving m --fixed f --from fsl --to learn2reg --inverse"
+    assert run(line) == 0
+    args, kwargs = called["convert"]
+    assert args == ([Path("a.h5")],)
+    assert kwargs == {
+        "out": Path("t"),
+        "moving": Path("m"),
+        "fixed": Path("f"),
+        "read_as": "fsl",
+        "write_as": "learn2reg",
+        "inverse": True,
+    }
+    assert capsys.readouterr().out == "t\n"
+
+
+def test_jacobian(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("jacobian a.h5 --onto f --labels l --out o --inverse") == 0
+    args, kwargs = called["jacobian"]
+    assert args == ([Path("a.h5")],)
+    expected = {"onto": Path("f"), "out": Path("o"), "labels": Path("l"), "inverse": True}
+    assert kwargs == expected
+    assert capsys.readouterr().out == "o/j\nfolds: 0.2500 % of the voxels\n"
 
 
 def test_evaluate(called: dict[str, Any]) -> None:

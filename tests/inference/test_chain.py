@@ -156,6 +156,46 @@ def test_a_chain_is_said_in_words_and_must_close(
     assert not (tmp_path / "other").exists()
 
 
+def test_scans_that_were_exchanged_are_noticed(registered: Path, tmp_path: Path) -> None:
+    transform = [registered / "a-onto-b/transform.h5"]
+    a, b = registered / "a.nii.gz", registered / "b.nii.gz"
+    with pytest.raises(
+        BadInput, match=r"b\.nii\.gz: is the scan that points start from.*add --inv"
+    ):
+        warp(transform, image=b, onto=a, out=tmp_path / "out")
+    with pytest.raises(BadInput, match=r"a\.nii\.gz: is the scan .*leave out --inverse"):
+        warp(transform, image=a, onto=b, out=tmp_path / "out", inverse=True)
+    warp(transform, image=b, onto=a, out=tmp_path / "back", inverse=True)
+    warp(transform, image=a, onto=b, out=tmp_path / "there")
+    moved = read_image(tmp_path / "there/a.nii.gz").data
+    expected = read_image(registered / "a-onto-b/moved.nii.gz").data
+    torch.testing.assert_close(moved, expected, atol=1e-3, rtol=0)
+
+
+def test_the_inverse_of_one_field_on_the_fixed_grid(registered: Path, tmp_path: Path) -> None:
+    """It holds the shift between the scans, and so leads out of its grid."""
+    field = registered / "a-onto-b/transform.nii.gz"
+    grid = oblique(3, 1)
+    marks = write_csv(tmp_path / "marks.csv", grid.to_mm(torch.tensor(grid.shape) * 0.4)[None])
+    there = warp([field], points=marks, out=tmp_path / "there").files[0]
+    assert (read_csv(there)[1] - read_csv(marks)[1]).norm() > 3
+    back = warp([field], points=there, out=tmp_path / "back", inverse=True).files[0]
+    assert (read_csv(back)[1] - read_csv(marks)[1]).norm() < 0.01
+
+
+def test_points_that_the_map_does_not_reach_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    grid = Geometry.axis_aligned((9, 9, 9), (1.0, 1.0, 1.0))
+    steps = torch.zeros(3, 9, 9, 9)
+    steps[0] = 3.0
+    write_transform(tmp_path / "t.h5", DisplacementField(steps, grid))
+    marks = write_csv(tmp_path / "marks.csv", torch.tensor([[-3.0, 0, 0], [2.0, 0, 0]]))
+    with caplog.at_level(logging.WARNING, logger="deepatlas"):
+        warp([tmp_path / "t.h5"], points=marks, out=tmp_path / "out", inverse=True)
+    assert "1 of 2 points lie where the map does not lead" in caplog.text
+
+
 def test_a_file_that_was_changed_is_not_vouched_for(
     registered: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -189,6 +229,12 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
         warp([t], points=marks, onto=a, out=out)
     with pytest.raises(BadInput, match=r"a\.nii\.gz: would be overwritten"):
         warp([t], image=a, onto=a, out=tmp_path)
+    (tmp_path / "other").mkdir()
+    write_scan(tmp_path / "other/a.nii.gz", oblique(3))
+    with pytest.raises(BadInput, match=r"a\.nii\.gz: would be overwritten"):
+        warp([t], image=tmp_path / "other/a.nii.gz", onto=a, out=tmp_path)
+    with pytest.raises(BadInput, match="axes of landmarks are RAS or LPS, not 'lps'"):
+        warp([t], points=marks, out=out, axes="lps")  # type: ignore[arg-type]
     with pytest.raises(BadInput, match=r"a\.nii\.gz: two results of this name"):
         warp([t], image=a, labels=a, onto=a, out=out)
     with pytest.raises(BadInput, match=r"flat\.csv: has 2 dimensions, .*t\.h5 maps 3"):

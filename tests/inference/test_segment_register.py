@@ -333,6 +333,26 @@ def test_the_moved_scan_keeps_its_type_where_asked(tmp_path: Path) -> None:
         register(run, **paths, out=tmp_path / "out", keep_dtype=True)
 
 
+def test_values_that_float32_does_not_hold(tmp_path: Path) -> None:
+    run, paths = make_run(tmp_path / "run", PLANS[3], NETWORK, std=0.2), pair_in(tmp_path)
+    volume = read_image(paths["moving"])
+    write_labels(paths["moving"], Volume(volume.data.long() + 2**25, volume.geometry), "int32")
+    with pytest.raises(BadInput, match=r"moving\.nii\.gz: has values above 2\^24"):
+        register(run, **paths, out=tmp_path / "out", keep_dtype=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_another_pair_do_not_stay(tmp_path: Path) -> None:
+    run, paths = make_run(tmp_path / "run", PLANS[3], NETWORK, std=0.2), pair_in(tmp_path)
+    register(run, **paths, out=tmp_path / "out", write="all")
+    (tmp_path / "out/notes.txt").write_text("mine")
+    result = register(run, **paths, out=tmp_path / "out")
+    left = {file.name for file in (tmp_path / "out").iterdir()}
+    assert left == {"notes.txt", *[file.name for file in result.files]}
+    with pytest.raises(BadInput, match="nothing called 'everything' to write"):
+        register(run, **paths, out=tmp_path / "out", write="everything")  # type: ignore[arg-type]
+
+
 def test_forms_that_disagree_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run, paths = make_run(tmp_path / "run", PLANS[3]), pair_in(tmp_path)
     image = nib.load(paths["fixed"])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -199,20 +200,33 @@ def test_a_composite_of_itk_is_read(d: int, tmp_path: Path) -> None:
     np.testing.assert_allclose(found(points).numpy(), by_itk(itk, points), atol=1e-5)
 
 
+def test_the_names_of_older_itk_are_read(tmp_path: Path) -> None:
+    """ITK before 4.12 forgot an s in two names; it still reads them itself."""
+    path, whole, points = tmp_path / "t.h5", chain(3), points_around(3)
+    write_transform(path, whole)
+    with h5py.File(path, "r+") as file:
+        for group in file["TransformGroup"].values():
+            for name in ("TransformParameters", "TransformFixedParameters"):
+                if name in group:
+                    group.move(name, name.replace("sform", "form"))
+    itk = sitk.ReadTransform(str(path))
+    np.testing.assert_allclose(read_transform(path)(points), by_itk(itk, points), atol=1e-4)
+
+
 def test_what_is_not_read_is_named(tmp_path: Path) -> None:
     spline = sitk.BSplineTransform(3)
     spline.SetTransformDomainMeshSize((4, 4, 4))
     sitk.WriteTransform(spline, str(tmp_path / "spline.h5"))
     with pytest.raises(BadInput, match=r"spline\.h5: .*BSplineTransform"):
         read_transform(tmp_path / "spline.h5")
-    with pytest.raises(BadInput, match=r"xfm: not a transform file.*\.h5"):
+    with pytest.raises(BadInput, match=r"^[^:]*a\.xfm: not a transform file.*\.h5"):
         read_transform(tmp_path / "a.xfm")
     with pytest.raises(BadInput, match=r"a\.h5: there is no such file"):
         read_transform(tmp_path / "a.h5")
     for ending in ("mat", "tfm"):
         with pytest.raises(BadInput, match=rf"t\.{ending}: .*\.h5"):
             write_transform(tmp_path / f"t.{ending}", chain(3))
-    with pytest.raises(BadInput, match="write_displacement"):
+    with pytest.raises(BadInput, match="say on which"):
         write_transform(tmp_path / "t.nii.gz", chain(3))
     assert [file.name for file in tmp_path.iterdir()] == ["spline.h5"]
 

@@ -52,7 +52,7 @@ def losses(run: RunFolder) -> list[dict[str, float]]:
 
 def close(found: list[dict[str, float]], tolerance: float) -> list[Any]:
     """These losses and all near them."""
-    return [pytest.approx(step, rel=tolerance, abs=1e-4) for step in found]
+    return [pytest.approx(step, rel=tolerance, abs=1e-8) for step in found]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def write_golden() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         found = {
             f"{name} {ndim}-D": [
-                {key: round(value, 6) for key, value in step.items()}
+                {key: float(f"{value:.5g}") for key, value in step.items()}
                 for step in losses(run_recipe(name, ndim, Path(scratch)))
             ]
             for name in recipe_names()

@@ -285,6 +285,9 @@ def test_points_that_are_no_numbers_are_outside(slanted: Slanted) -> None:
         def inverse(self) -> Transform:
             return self
 
+        def parts(self) -> list[Affine | DisplacementField]:
+            return []
+
     grid = slanted(3)
     field = DisplacementField(torch.ones(3, *grid.shape) * 0.3, grid)
     for transform in (Broken(), Composite([Broken(), field])):

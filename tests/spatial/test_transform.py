@@ -17,6 +17,7 @@ from deepatlas.spatial.transform import (
     DisplacementField,
     Transform,
     VelocityField,
+    find_points,
 )
 
 Waves = Callable[..., Tensor]
@@ -137,9 +138,9 @@ def test_a_field_that_is_large_at_the_border_fades_over_a_longer_way() -> None:
     """No point is overtaken by one behind it, and the faded map has an inverse."""
     grid = Geometry.axis_aligned((9, 12), (1.0, 2.0))
     field = torch.zeros(2, 9, 12)
-    field[0] = 15.0
+    field[0] = 10.0
     transform = DisplacementField.faded(field, grid)
-    assert transform.geometry.shape == (9 + 60, 12 + 60)
+    assert transform.geometry.shape == (9 + 40, 12 + 40)
     x = torch.zeros(400, 2).double()
     x[:, 0] = torch.linspace(-60, 60, 400)
     assert (transform(x)[:, 0].diff() > 0).all()
@@ -170,6 +171,29 @@ def test_inverse_of_a_field(d: int, slanted: Slanted, waves: Waves) -> None:
     assert far(transform, identity, points) > 0.2
     assert far(Composite([transform, transform.inverse()]), identity, points) < 0.03
     assert far(Composite([transform.inverse(), transform]), identity, points) < 0.03
+
+
+@dims
+def test_the_inverse_of_a_field_that_leaves_its_grid(
+    d: int, slanted: Slanted, waves: Waves
+) -> None:
+    """Such as one in a file, which holds the shift between two scans."""
+    grid = slanted(d, flip=(-1, 1, 1))
+    shift = torch.tensor([40.0, -25.0, 3.5])[:d].reshape(-1, *[1] * d)
+    transform = DisplacementField(waves(grid.shape, 1.0)[0] + shift, grid)
+    points = points_within(grid)
+    there = transform(points)
+    assert (there - points).norm(dim=-1).min() > 20
+    assert (transform.inverse()(there) - points).norm(dim=-1).mean() < 0.1
+    torch.testing.assert_close(find_points(transform, there), points, atol=1e-3, rtol=0)
+
+
+def test_a_field_that_is_no_number_cannot_fade() -> None:
+    grid = Geometry.axis_aligned((9, 12), (1.0, 2.0))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        DisplacementField.faded(torch.full((2, 9, 12), torch.nan), grid)
+    huge = DisplacementField.faded(torch.full((2, 9, 12), 1e4), grid)
+    assert huge.geometry.shape == (9 + 48, 12 + 48)
 
 
 @dims

@@ -13,10 +13,22 @@ import traceback
 from collections.abc import Iterator, Sequence
 
 import deepatlas
-from deepatlas.cli import console, demo, evaluate, phantom, register, report, segment, train, warp
+from deepatlas.cli import (
+    console,
+    convert,
+    demo,
+    evaluate,
+    jacobian,
+    phantom,
+    register,
+    report,
+    segment,
+    train,
+    warp,
+)
 from deepatlas.errors import DeepAtlasError
 
-COMMANDS = (train, segment, register, warp, evaluate, report, phantom, demo)
+COMMANDS = (train, segment, register, warp, convert, jacobian, evaluate, report, phantom, demo)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -152,6 +152,17 @@ class View:
     intensity: Tensor
     noise_seed: int
 
+    @staticmethod
+    def plain(image: Tensor) -> View:
+        """A view that changes nothing of images (B, 1, *S)."""
+        count, device = len(image), image.device
+        positions = identity_grid(image.shape[2:], device=device).repeat(
+            count, *[1] * (image.ndim - 1)
+        )
+        flipped = torch.zeros(count, dtype=torch.bool, device=device)
+        intensity = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0], device=device).repeat(count, 1)
+        return View(positions, flipped, (), intensity, 0)
+
     def to(self, device: torch.device) -> View:
         """The same on a device."""
         return View(

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from deepatlas.errors import BadInput
 from deepatlas.io.images import (
     nifti_name,
+    read_content,
     read_geometry,
     read_image,
     read_labels,
@@ -21,12 +24,22 @@ from deepatlas.io.images import (
     write_image,
     write_labels,
 )
+from deepatlas.io.nifti import is_nifti
+from deepatlas.io.paths import refuse_overwriting
 from deepatlas.io.points import Axes, moved, read_points, write_points
-from deepatlas.io.transforms import read_transform
+from deepatlas.io.transforms import (
+    FOREIGN,
+    Foreign,
+    read_transform,
+    write_displacement,
+    write_transform,
+)
+from deepatlas.spatial.geometry import Geometry
 from deepatlas.spatial.transform import Composite, Transform, find_points, resample
 
 RECORD = "transform.json"  # beside the files that `register` writes
 BACKWARDS = "inverse_"  # how the names of inverse maps begin there
+_LOST_MM = 0.1
 _log = logging.getLogger(__name__)
 
 
@@ -82,6 +95,72 @@ def read_chain(paths: Sequence[Path]) -> list[Link]:
     return links
 
 
+def convert(
+    transforms: Sequence[Path],
+    *,
+    out: Path,
+    moving: Path | None = None,
+    fixed: Path | None = None,
+    read_as: str | None = None,
+    write_as: str | None = None,
+    inverse: bool = False,
+) -> Transform:
+    """Write transform files, one after another, as one file of another format.
+
+    Parameters
+    ----------
+    out : the file; its name says the format: .h5, .mat, .tfm, or .nii.gz for one displacement field
+        on the grid of `fixed`.
+    moving, fixed : the scans, where a format needs their grids.
+    read_as, write_as : "fsl" or "learn2reg", for files of these forms; both scans are needed.
+    inverse : write the map from moving to fixed; the scans stay those of the map that is read.
+
+    Raises
+    ------
+    BadInput : files that cannot be read, a form that cannot hold the map, scans that are missing.
+    """
+    out = Path(out)
+    refuse_overwriting([*transforms, moving, fixed], [out])
+    if read_as is None:
+        links = read_chain(transforms)
+    else:
+        form = _form(read_as)
+        if len(transforms) != 1:
+            raise BadInput(
+                f"{len(transforms)} files of {read_as} between the same two scans; give one, and "
+                "join several after converting each"
+            )
+        grids = _grids(moving, fixed, f"files of {read_as}")
+        links = [Link(Path(path), form.read(Path(path), **grids)) for path in transforms]
+    _say(links, inverse)
+    whole: Transform = Composite([link.transform for link in links])
+    moving, fixed = (fixed, moving) if inverse else (moving, fixed)
+    whole = whole.inverse() if inverse else whole
+    if write_as is not None:
+        _form(write_as).write(out, whole, **_grids(moving, fixed, f"files of {write_as}"))
+    elif is_nifti(out):
+        if fixed is None:
+            raise BadInput(f"{out}: a field lies on a grid; give the scan that it starts from")
+        grid = read_geometry(fixed)
+        fit(links, grid.ndim, fixed)
+        write_displacement(out, whole, grid, like=fixed)
+    else:
+        write_transform(out, whole)
+    return whole
+
+
+def _form(name: str) -> Foreign:
+    if name not in FOREIGN:
+        raise BadInput(f"there is no form {name!r} of transforms; choose {' or '.join(FOREIGN)}")
+    return FOREIGN[name]
+
+
+def _grids(moving: Path | None, fixed: Path | None, what: str) -> dict[str, Geometry]:
+    if moving is None or fixed is None:
+        raise BadInput(f"{what} say nothing about the world; give both scans, moving and fixed")
+    return {"moving": read_geometry(moving), "fixed": read_geometry(fixed)}
+
+
 def warp(
     transforms: Sequence[Path],
     *,
@@ -113,68 +192,103 @@ def warp(
         files that cannot be read or do not fit.
     """
     inputs = [Path(path) for path in (image, labels, points) if path is not None]
-    _check(inputs, image=image, labels=labels, points=points, onto=onto, out=Path(out))
+    targets = [Path(out) / (path.name if path == points else nifti_name(path)) for path in inputs]
+    _check(inputs, targets, image=image, labels=labels, onto=onto, axes=axes)
+    refuse_overwriting([*inputs, onto, *transforms], targets)
     links = read_chain(transforms)
-    for link in links:
-        _log.info("%s", link.words())
+    _say(links, inverse)
+    _refuse_swapped(links, image=image or labels, onto=onto, inverse=inverse)
     forwards = Composite([link.transform for link in links])
     whole = forwards.inverse() if inverse else forwards
-    targets = [Path(out) / _result_name(path, points) for path in inputs]
     for path, target in zip(inputs, targets, strict=True):
         if path == points:
             found = read_points(path, axes)
-            _fit(links, found.mm.shape[1], path)
-            there = find_points(forwards, found.mm) if inverse else whole(found.mm)
+            fit(links, found.mm.shape[1], path)
+            there = _found(forwards, found.mm, path) if inverse else whole(found.mm)
             write_points(target, moved(found, there), axes)
             continue
         assert onto is not None
         grid = read_geometry(onto)
-        _fit(links, grid.ndim, onto)
+        fit(links, grid.ndim, onto)
         if path == image:
             volume = read_image(path)
-            _fit(links, volume.geometry.ndim, path)
+            fit(links, volume.geometry.ndim, path)
             write_image(target, resample(volume, grid, whole), like=onto)
         else:
             volume, dtype = read_labels(path)
-            _fit(links, volume.geometry.ndim, path)
+            fit(links, volume.geometry.ndim, path)
             write_labels(target, resample(volume, grid, whole, labels=True), dtype, like=onto)
     return Warped(tuple(targets), whole)
 
 
 def _check(
     inputs: Sequence[Path],
+    targets: Sequence[Path],
     *,
     image: Path | None,
     labels: Path | None,
-    points: Path | None,
     onto: Path | None,
-    out: Path,
+    axes: str,
 ) -> None:
     if not inputs:
         raise BadInput("nothing to warp; give an image, labels or points")
+    if axes not in ("RAS", "LPS"):
+        raise BadInput(f"axes of landmarks are RAS or LPS, not {axes!r}")
     if (image or labels) and onto is None:
         raise BadInput(
             f"{image or labels}: on which grid? give the scan whose grid the result gets (onto)"
         )
     if onto is not None and not image and not labels:
         raise BadInput(f"{onto}: points need no grid; leave it out")
-    names = [_result_name(path, points) for path in inputs]
-    faults = [
-        f"{path}: would be overwritten by its result; give another --out"
-        for path, name in zip(inputs, names, strict=True)
-        if path.exists() and (out / name).exists() and path.samefile(out / name)
-    ]
-    faults += [f"{name}: two results of this name; warp them one at a time"
-               for name in sorted({n for n in names if names.count(n) > 1})]  # fmt: skip
+    names = [path.name for path in targets]
+    faults = [f"{name}: two results of this name; warp them one at a time"
+              for name in sorted({n for n in names if names.count(n) > 1})]  # fmt: skip
     if faults:
         raise BadInput(faults)
 
 
-def _result_name(path: Path, points: Path | None) -> str:
-    return path.name if path == points else nifti_name(path)
+def _say(links: Sequence[Link], inverse: bool) -> None:
+    """The chain in words."""
+    for link in links:
+        _log.info("%s", link.words())
+    if inverse:
+        _log.info(
+            "the inverse of it all is used, from where the last ends to where the first starts"
+        )
 
 
-def _fit(links: Sequence[Link], ndim: int, path: Path) -> None:
+def _refuse_swapped(
+    links: Sequence[Link], *, image: Path | None, onto: Path | None, inverse: bool
+) -> None:
+    """BadInput where the scan to be warped is at the start of the map and `onto` at its end."""
+    start, end = links[0].start, links[-1].end
+    start, end = (end, start) if inverse else (start, end)
+    if image is None or onto is None or start is None or end is None:
+        return
+    if (_digest(image), _digest(onto)) == (start[1], end[1]):
+        raise BadInput(
+            f"{image}: is the scan that points start from here, and images come from where they "
+            f"end, {end[0]}; {'leave out' if inverse else 'add'} --inverse, or exchange the scans"
+        )
+
+
+def _found(forwards: Transform, points_mm: Tensor, path: Path) -> Tensor:
+    """The points that are mapped to the given ones; says how many there are not."""
+    found = find_points(forwards, points_mm)
+    lost = (forwards(found) - points_mm).norm(dim=-1) > _LOST_MM
+    if bool(lost.any()):
+        _log.warning(
+            "%s: %d of %d points lie where the map does not lead; they are only near their place",
+            path, int(lost.sum()), len(lost),
+        )  # fmt: skip
+    return found
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(read_content(path)).hexdigest()
+
+
+def fit(links: Sequence[Link], ndim: int, path: Path) -> None:
     """BadInput where a file has not the dimensions of the chain."""
     wanted = _ndim(links[0].transform)
     if ndim != wanted:

@@ -28,6 +28,7 @@ from deepatlas.io.images import (
     write_image,
     write_labels,
 )
+from deepatlas.io.paths import refuse_overwriting
 from deepatlas.io.transforms import write_displacement, write_transform
 from deepatlas.run.folder import RunFolder
 from deepatlas.spatial.transform import Affine, Composite, Transform, resample
@@ -41,6 +42,7 @@ NAMES = (MOVED, MOVED_LABELS, TRANSFORM, AFFINE, RECORD, FIELD, INVERSE, INVERSE
 
 Write = Literal["main", "all"]
 _FORMS_MM = 0.1  # sform and qform that place a voxel further apart than this disagree
+_EXACT = 2.0**24  # up to which float32 holds every integer
 _log = logging.getLogger(__name__)
 
 
@@ -88,7 +90,7 @@ def register(
     ----------
     write : "main", or "all" for the inverse and for both maps as one field on the grid of the scan
         they start from.
-    keep_dtype : write the moved image in the moving scan's integer type, rounded and clipped.
+    keep_dtype : write the moved image in the moving scan's type; integers are rounded and clipped.
 
     Raises
     ------
@@ -96,8 +98,9 @@ def register(
         moving scan, or a run without a registration network.
     """
     out = Path(out)
-    inputs = [Path(path) for path in (moving, fixed, moving_labels) if path is not None]
-    _refuse_overwriting(inputs, out)
+    if write not in ("main", "all"):
+        raise BadInput(f"there is nothing called {write!r} to write; choose main or all")
+    refuse_overwriting((moving, fixed, moving_labels), [out / name for name in NAMES])
     labels = None if moving_labels is None else read_labels(moving_labels)
     if labels is not None and not labels[0].geometry.same_as(read_geometry(moving)):
         raise BadInput(
@@ -105,6 +108,12 @@ def register(
             "give the labels of that scan"
         )
     dtype = _dtype_of(moving) if keep_dtype else np.dtype(np.float32)
+    image = read_image(moving)
+    if keep_dtype and dtype.kind in "iu" and float(image.data.abs().max()) > _EXACT:
+        raise BadInput(
+            f"{moving}: has values above 2^24, which interpolation in float32 does not keep; "
+            "leave --keep-dtype out"
+        )
     for path in (moving, fixed):
         _say_if_forms_differ(path)
     session = Session(run, device)
@@ -112,7 +121,7 @@ def register(
     grid = read_geometry(fixed)
 
     def write_moved() -> None:
-        moved = resample(read_image(moving), grid, transform)
+        moved = resample(image, grid, transform)
         write_image(out / MOVED, moved, like=fixed, dtype=dtype)
 
     def write_moved_labels() -> None:
@@ -126,6 +135,8 @@ def register(
         work[MOVED_LABELS] = write_moved_labels
     affine = session.alignment(moving=moving, fixed=fixed)
     work |= _maps(out, transform, affine, moving=moving, fixed=fixed, write=write)
+    for name in set(NAMES) - set(work):  # of another pair, whose record is about to go
+        (out / name).unlink(missing_ok=True)
     _at_once(work.values())
     write_json(out / RECORD, _describe(out, list(work), moving=moving, fixed=fixed))
     return Registered(
@@ -209,15 +220,3 @@ def _say_if_forms_differ(path: Path) -> None:
             "%s: sform and qform differ by up to %.1f mm; the sform is used here, "
             "ITK may place this scan by the qform", path, apart,
         )  # fmt: skip
-
-
-def _refuse_overwriting(inputs: Sequence[Path], out: Path) -> None:
-    targets = [out / name for name in NAMES]
-    faults = [
-        f"{path}: would be overwritten by {target}; give another --out"
-        for path in inputs
-        for target in targets
-        if path.exists() and target.exists() and target.samefile(path)
-    ]
-    if faults:
-        raise BadInput(faults)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepatlas.data.prepare import PreparedScan, place, prepare
-from deepatlas.errors import BadInput
+from deepatlas.errors import BadInput, DeepAtlasError
 from deepatlas.io.images import read_geometry, scan_id
 from deepatlas.io.subject import Subject
 from deepatlas.run.folder import RunFolder
@@ -88,6 +88,11 @@ class Session:
         network = self._registration
         with self._autocast():
             result = network(*[scan.image[None].to(self.device) for scan in scans])
+        if not bool(result.displacement.isfinite().all()):
+            raise DeepAtlasError(
+                f"{self.run.path}: its registration network gives NaN or infinite values for "
+                f"{moving} and {fixed}; look at its losses in the report, and train it again"
+            )
         inner = DisplacementField.faded(result.displacement[0].cpu(), self.plan.geometry)
         first, last = (scan.preparation.transform for scan in reversed(scans))
         return Composite([first.inverse(), inner, last])

@@ -28,10 +28,12 @@ class Points:
     ----------
     mm : (n, d) float64, RAS.
     rows : the table's rows by column name, all columns as text.
+    columns : the names of its columns.
     """
 
     mm: Tensor
     rows: tuple[dict[str, str], ...]
+    columns: tuple[str, ...]
 
 
 def read_points(path: Path, axes: Axes = "RAS") -> Points:
@@ -48,7 +50,7 @@ def read_points(path: Path, axes: Axes = "RAS") -> Points:
     """
     try:
         table = csv.DictReader(io.StringIO(read_content(path).decode("utf-8-sig")))
-        rows = [{k: v for k, v in row.items() if isinstance(k, str)} for row in table]
+        numbered = [(table.line_num, row) for row in table]
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path}: not a CSV file in UTF-8 ({error}); export it again") from None
     names = [name for name in _NAMES if name in (table.fieldnames or [])]
@@ -57,10 +59,11 @@ def read_points(path: Path, axes: Axes = "RAS") -> Points:
             f"{path}: its columns are {', '.join(table.fieldnames or ['none'])}; expected x, y and "
             "(in space) z, in mm"
         )
-    values = [[_number(row.get(name), name, n, path) for name in names]
-              for n, row in enumerate(rows, 2)]  # fmt: skip
-    mm = torch.tensor(values, dtype=torch.float64).reshape(len(rows), len(names))
-    return Points(mm * _signs(axes, len(names)), tuple(rows))
+    values = [[_number(row.get(name), name, line, path) for name in names]
+              for line, row in numbered]  # fmt: skip
+    mm = torch.tensor(values, dtype=torch.float64).reshape(len(values), len(names))
+    rows = tuple({k: v for k, v in row.items() if isinstance(k, str)} for _, row in numbered)
+    return Points(mm * _signs(axes, len(names)), rows, tuple(table.fieldnames or ()))
 
 
 def write_points(path: Path, points: Points, axes: Axes = "RAS") -> None:
@@ -73,8 +76,7 @@ def write_points(path: Path, points: Points, axes: Axes = "RAS") -> None:
     d = points.mm.shape[1]
     values = (points.mm * _signs(axes, d)).tolist()
     out = io.StringIO()
-    columns = list(points.rows[0]) if points.rows else list(_NAMES[:d])
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer = csv.DictWriter(out, points.columns, lineterminator="\n")
     writer.writeheader()
     for row, value in zip(points.rows, values, strict=True):
         place = {name: f"{number:.6f}" for name, number in zip(_NAMES[:d], value, strict=True)}

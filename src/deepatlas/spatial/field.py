@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from deepatlas.spatial.grid import identity_grid, sample
 from deepatlas.spatial.warp import warp
 
 
@@ -15,7 +16,14 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     return inner + warp(outer, inner, outside="border")
 
 
-def invert(displacement: Tensor, *, iterations: int = 30, tolerance: float = 1e-4) -> Tensor:
+def invert(
+    displacement: Tensor,
+    *,
+    first: Sequence[int] | None = None,
+    shape: Sequence[int] | None = None,
+    iterations: int = 30,
+    tolerance: float = 1e-4,
+) -> Tensor:
     """Inverse displacement w by fixed-point iteration on w(y) + u(y + w(y)) = 0.
 
     A voxel whose residual grows goes back and halves its step: plain steps need derivatives of u
@@ -25,26 +33,36 @@ def invert(displacement: Tensor, *, iterations: int = 30, tolerance: float = 1e-
     Parameters
     ----------
     displacement : u (B, d, *S) in voxels, a map without folds.
+    first, shape : the box of voxels where the inverse is wanted, its first index in u's grid and
+        its size; u's own grid without them.
     iterations : at most.
     tolerance : largest residual in voxels with which it stops early.
     """
 
+    size = displacement.shape[2:] if shape is None else shape
+    grid = identity_grid(size, device=displacement.device)
+    if first is not None:
+        start = torch.tensor(list(first), dtype=grid.dtype, device=grid.device)
+        grid = grid + start.reshape(1, -1, *[1] * len(size))
+
     def residual_of(inverse: Tensor) -> tuple[Tensor, Tensor]:
-        residual = inverse + warp(displacement, inverse, outside="border")
+        residual = inverse + sample(displacement, grid + inverse, outside="border")
         return residual, residual.square().sum(dim=1, keepdim=True)
 
-    inverse = -displacement
-    residual, size = residual_of(inverse)
-    step = torch.ones_like(size)
+    inverse = -sample(
+        displacement, grid.expand(len(displacement), *grid.shape[1:]), outside="border"
+    )
+    residual, error = residual_of(inverse)
+    step = torch.ones_like(error)
     for _ in range(iterations):
-        if not bool(size.max() > tolerance**2):
+        if not bool(error.max() > tolerance**2):
             break
         trial = inverse - step * residual
-        trial_residual, trial_size = residual_of(trial)
-        better = trial_size < size
+        trial_residual, trial_error = residual_of(trial)
+        better = trial_error < error
         inverse = torch.where(better, trial, inverse)
         residual = torch.where(better, trial_residual, residual)
-        size = torch.where(better, trial_size, size)
+        error = torch.where(better, trial_error, error)
         step = torch.where(better, step, step * 0.5)
     return inverse
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deepatlas.spatial.field import invert
 from deepatlas.spatial.geometry import Geometry, Volume
-from deepatlas.spatial.grid import interpolate
+from deepatlas.spatial.grid import identity_grid, interpolate
 from deepatlas.spatial.velocity import integrate
 
 FADE_VOXELS = 16  # beyond its grid a displacement fades to zero over this margin or more
@@ -115,20 +115,26 @@ class DisplacementField(Transform):
 
         Outside the grid u is that of the nearest voxel, times a factor that falls linearly with
         the distance from it. The margin is `FADE_VOXELS`, and more where u is large at the
-        border, so that no point is overtaken by one behind it.
+        border, so that no point is overtaken by one behind it, up to twice the size of the grid.
         """
         voxels = _own(displacement, geometry)
+        if not bool(voxels.isfinite().all()):
+            raise ValueError("the displacement has values that are NaN or infinite")
         margin = max(FADE_VOXELS, math.ceil(2 * _largest_at_border(voxels)))
+        margin = min(margin, max(FADE_VOXELS, 2 * max(geometry.shape)))
         padded = geometry.padded(margin)
-        axes = [torch.arange(n, dtype=torch.float64) - margin for n in padded.shape]
-        nearest = [a.clamp(0, n - 1) for a, n in zip(axes, geometry.shape, strict=True)]
-        away = torch.meshgrid(
-            *[(a - b) ** 2 for a, b in zip(axes, nearest, strict=True)], indexing="ij"
-        )
-        fade = (1 - torch.stack(away).sum(dim=0).sqrt() / margin).clamp(min=0).float()
-        for axis, index in enumerate(nearest, 1):
-            voxels = voxels.index_select(axis, index.long())
-        return cls(voxels * fade, padded)
+        away = torch.zeros(padded.shape)
+        for axis, (size, wide) in enumerate(zip(geometry.shape, padded.shape, strict=True)):
+            index = torch.arange(wide) - margin
+            nearest = index.clamp(0, size - 1)
+            voxels = voxels.index_select(axis + 1, nearest)
+            line = (
+                (index - nearest)
+                .square()
+                .reshape([-1 if n == axis else 1 for n in range(away.ndim)])
+            )
+            away += line
+        return cls(voxels * (1 - away.sqrt() / margin).clamp(min=0), padded)
 
     @property
     def ndim(self) -> int:
@@ -142,7 +148,18 @@ class DisplacementField(Transform):
         return self.geometry.to_mm(index + interpolate(self.voxels, index) * within)
 
     def inverse(self) -> DisplacementField:
-        return DisplacementField(invert(self.voxels.unsqueeze(0))[0], self.geometry)
+        """The inverse on the box of voxels that this map takes its grid to.
+
+        Beyond what the map reaches, within that box, it is that of the map continued by its border
+        values; beyond the box it is the identity, as everywhere for a field.
+        """
+        reached = (identity_grid(self.geometry.shape)[0] + self.voxels).flatten(1)
+        first = reached.amin(dim=1).add(1e-3).floor().long()
+        shape = (reached.amax(dim=1).sub(1e-3).ceil().long() - first + 1).clamp(min=1).tolist()
+        voxels = invert(self.voxels.unsqueeze(0), first=first.tolist(), shape=shape)[0]
+        affine = self.geometry.affine.clone()
+        affine[:-1, -1] = self.geometry.to_mm(first.double())
+        return DisplacementField(voxels, Geometry(tuple(shape), affine))
 
     def parts(self) -> list[Affine | DisplacementField]:
         return [self]

@@ -5,6 +5,8 @@
 | .h5 | any chain | ITK, SimpleITK, 3D Slicer, ANTs |
 | .mat, .tfm, .txt | affine maps | the same |
 | .nii, .nii.gz | one displacement field | the same |
+
+Forms of other families say nothing about the world: they need both scans' grids (`FOREIGN`).
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from deepatlas.errors import BadInput
 from deepatlas.io.atomic import write_bytes
 from deepatlas.io.nifti import is_nifti, read_content
 from deepatlas.io.transforms import hdf5, mat, text
+from deepatlas.io.transforms.fsl import read_fsl, write_fsl
 from deepatlas.io.transforms.itk import Record, from_records, to_records
+from deepatlas.io.transforms.learn2reg import read_learn2reg, write_learn2reg
 from deepatlas.io.transforms.nifti import read_displacement, write_displacement
 from deepatlas.spatial.transform import Transform
 
@@ -38,6 +42,20 @@ FORMATS = {
     ".mat": Format(mat.encode, mat.decode),
     ".tfm": Format(text.encode, text.decode),
     ".txt": Format(text.encode, text.decode),
+}
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A form of another family; both functions also take the grids, `moving=` and `fixed=`."""
+
+    write: Callable[..., None]
+    read: Callable[..., Transform]
+
+
+FOREIGN = {
+    "fsl": Foreign(write_fsl, read_fsl),
+    "learn2reg": Foreign(write_learn2reg, read_learn2reg),
 }
 
 
@@ -64,9 +82,10 @@ def write_transform(path: Path, transform: Transform) -> None:
     """
     path = Path(path)
     if is_nifti(path):
-        raise BadInput(f"{path}: a field in NIfTI lies on a grid; use write_displacement")
+        raise BadInput(f"{path}: a field in NIfTI lies on a grid; say on which (fixed)")
+    form = _format(path)
     try:
-        content = _format(path).encode(to_records(transform))
+        content = form.encode(to_records(transform))
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
     write_bytes(path, content)

@@ -69,5 +69,8 @@ def _read(group: h5py.Group, path: object) -> Record:
     kind, ndim = parse_type(name.decode() if isinstance(name, bytes) else str(name), path)
     if kind == COMPOSITE:
         return Record(kind, ndim)
-    fixed, numbers = group["TransformFixedParameters"][()], group["TransformParameters"][()]
+    fixed, numbers = (
+        group[name if name in group else name.replace("sform", "form")][()]  # of older ITK
+        for name in ("TransformFixedParameters", "TransformParameters")
+    )
     return Record(kind, ndim, np.asarray(fixed, np.float64).ravel(), np.asarray(numbers).ravel())

@@ -44,9 +44,11 @@ def decode(content: bytes, path: object) -> list[Record]:
     found: list[dict[str, str]] = []
     for line in lines[1:]:
         key, colon, value = line.partition(":")
+        if not colon or line.startswith("#"):
+            continue
         if key.strip() == "Transform":
             found.append({})
-        if colon and found and not line.startswith("#"):
+        if found:
             found[-1][key.strip()] = value.strip()
     records = [_record(entry, path) for entry in found]
     return [record for record in reversed(records) if record.kind != COMPOSITE]

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from deepatlas.data.augment import Augmentation
+from deepatlas.data.augment import Augmentation, View
 from deepatlas.data.batches import Batch, Draw, Request, Scans
 from deepatlas.data.randomness import uniform
 from deepatlas.losses.overlap import OVERLAPS
 from deepatlas.losses.regularity import REGULARITIES
 from deepatlas.losses.similarity import SIMILARITIES
+from deepatlas.spatial.grid import sample
 from deepatlas.spatial.warp import warp
 from deepatlas.training.tasks.base import Context, Task, Terms, make_part
 from deepatlas.training.tasks.registration import add_alignment, pair_of
-from deepatlas.training.tasks.segmentation import check_batch, overlap, supervised
+from deepatlas.training.tasks.segmentation import check_batch, supervised
 
 
 @dataclass(frozen=True)
@@ -180,12 +181,8 @@ class JointTask(Task):
         c = self.config
         network = self.networks["segmentation"]
         terms = Terms()
-        loss = (
-            self._carried(batch, step)
-            if "anatomy" in batch.scans
-            else supervised(network, batch, c)
-        )
-        terms.add("supervised", loss, c.supervised_weight)
+        seen = self._carried(batch, step) if "anatomy" in batch.scans else batch
+        terms.add("supervised", supervised(network, seen, c), c.supervised_weight)
         if "fixed" in batch.scans:
             predicted, carried, present = (
                 self._carry_to_fixed(batch)
@@ -197,21 +194,19 @@ class JointTask(Task):
             terms.add("anatomy", loss, c.segmentation_anatomy_weight * ramp)
         return terms
 
-    def _carried(self, batch: Batch, step: int) -> Tensor:
-        """The supervised loss, some of the scans carried into the anatomy of others."""
+    @torch.no_grad()
+    def _carried(self, batch: Batch, step: int) -> Batch:
+        """The batch with some labelled scans seen in the anatomy of others, by one sampling."""
         scans, others = batch.scans["scan"], batch.scans["anatomy"]
-        image, maps = scans.image, scans.one_hot()
-        draws = [uniform(*self.context.key, step, "carried", i) for i in range(len(image))]
-        moved = torch.tensor([draw < self.config.carried for draw in draws], device=image.device)
-        if bool(moved.any()):
-            displacement = self._displacement(image[moved], others.image[moved])
-            image, maps = image.clone(), maps.clone()
-            image[moved] = warp(image[moved], displacement, outside="border")
-            maps[moved] = warp(maps[moved], displacement, outside="border")
-        if "scan" in batch.views:
-            view = batch.views["scan"]
-            image, maps = view.image(image), view.probabilities(maps)
-        return overlap(self.networks["segmentation"], image, maps, scans.present, self.config)
+        draws = [uniform(*self.context.key, step, "carried", i) for i in range(len(scans.ids))]
+        moved = [i for i, draw in enumerate(draws) if draw < self.config.carried]
+        if not moved:
+            return batch
+        view = batch.views.get("scan") or View.plain(scans.image)
+        positions = view.positions.clone()
+        displacement = self._displacement(scans.image[moved], others.image[moved])
+        positions[moved] += sample(displacement, positions[moved], outside="border")
+        return replace(batch, views={**batch.views, "scan": replace(view, positions=positions)})
 
     @torch.no_grad()
     def _displacement(self, moving: Tensor, fixed: Tensor) -> Tensor:

@@ -88,12 +88,6 @@ def supervised(network: nn.Module, batch: Batch, config: Any) -> Tensor:
     if "scan" in batch.views:
         view = batch.views["scan"]
         image, labels = view.image(image), view.labels(labels)
+    probabilities = network(image).softmax(dim=1)
     target = one_hot(labels, scans.classes)
-    return overlap(network, image, target, scans.present, config)
-
-
-def overlap(
-    network: nn.Module, image: Tensor, target: Tensor, present: Tensor, config: Any
-) -> Tensor:
-    """Loss of the softmax of images (B, 1, *S) against label probabilities (B, C, *S)."""
-    return config.overlap(network(image).softmax(dim=1), target, present=present)
+    return config.overlap(probabilities, target, present=scans.present)

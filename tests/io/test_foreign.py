@@ -1,0 +1,160 @@
+"""FSL's matrices by hand, Learn2Reg's fields by its own evaluation, and `convert` between files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import map_coordinates
+
+from deepatlas.errors import BadInput
+from deepatlas.inference.chain import convert
+from deepatlas.io.images import write_image
+from deepatlas.io.transforms import FOREIGN, read_transform, write_transform
+from deepatlas.spatial.geometry import Geometry, Volume
+from deepatlas.spatial.transform import Affine, Composite, DisplacementField, Transform, resample
+
+
+def grid(flip: int, shape: tuple[int, ...] = (10, 12, 8)) -> Geometry:
+    """Spacing 2, 3, 4; `flip` -1 for radiological storage, a negative determinant."""
+    affine = torch.diag(torch.tensor([2.0 * flip, 3.0, 4.0, 1.0]).double())
+    affine[:3, 3] = torch.tensor([-5.0, 7.0, 11.0])
+    return Geometry(shape, affine)
+
+
+@pytest.mark.parametrize(
+    ("moving", "fixed", "expected"),
+    [
+        # radiological: FSL's mm are voxel * spacing, so RAS +1 along x is -1 in FSL's first axis
+        (-1, -1, [[1, 0, 0, 1], [0, 1, 0, -2], [0, 0, 1, -3], [0, 0, 0, 1]]),
+        # neurological: FSL counts from the other end, so again RAS +1 is -1
+        (1, 1, [[1, 0, 0, 1], [0, 1, 0, -2], [0, 0, 1, -3], [0, 0, 0, 1]]),
+        # moving neurological: RAS x of -5 is FSL 18; fixed radiological: RAS x of -5 is FSL 0;
+        # moving RAS x = fixed RAS x + 1, so FSL fixed = FSL moving - 18 + 1
+        (1, -1, [[1, 0, 0, -17], [0, 1, 0, -2], [0, 0, 1, -3], [0, 0, 0, 1]]),
+        (-1, 1, [[1, 0, 0, 19], [0, 1, 0, -2], [0, 0, 1, -3], [0, 0, 0, 1]]),
+    ],
+)
+def test_fsl_matrices_by_hand(
+    moving: int, fixed: int, expected: list[list[float]], tmp_path: Path
+) -> None:
+    """A shift by (1, 2, 3) mm from fixed to moving, in both storage orders of either scan."""
+    grids = {"moving": grid(moving), "fixed": grid(fixed)}
+    path = tmp_path / "flirt.mat"
+    FOREIGN["fsl"].write(path, Affine.translation([1.0, 2.0, 3.0]), **grids)
+    np.testing.assert_allclose(np.loadtxt(path), expected, atol=1e-9)
+    back = FOREIGN["fsl"].read(path, **grids)
+    points = torch.rand(20, 3).double() * 50
+    torch.testing.assert_close(back(points), points + torch.tensor([1.0, 2.0, 3.0]).double())
+
+
+def test_a_turn_for_fsl_by_hand(tmp_path: Path) -> None:
+    """A quarter turn about z, R to A, in radiological storage: FSL's x and y, x counted left."""
+    turn = torch.tensor([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]).double()
+    cube = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]).double())
+    grids = {"moving": Geometry((9, 9, 9), cube), "fixed": Geometry((9, 9, 9), cube)}
+    FOREIGN["fsl"].write(tmp_path / "t.mat", Affine(turn), **grids)
+    # fixed R -> moving A, so moving A (FSL +y) -> fixed R (FSL -x); moving R (FSL -x) -> fixed -A
+    expected = [[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    np.testing.assert_allclose(np.loadtxt(tmp_path / "t.mat"), expected, atol=1e-12)
+
+
+def wave(geometry: Geometry) -> DisplacementField:
+    lines = torch.stack([torch.sin(torch.linspace(0, 3, geometry.shape[0]) + n) for n in range(3)])
+    return DisplacementField(lines[:, :, None, None].expand(3, *geometry.shape) * 1.4, geometry)
+
+
+@pytest.mark.parametrize("flip", [1, -1])
+def test_learn2reg_warps_as_we_do(flip: int, tmp_path: Path) -> None:
+    """Its evaluation: map_coordinates(moving, identity + disp), on arrays, without headers."""
+    moving, fixed, path = grid(1), grid(flip), tmp_path / "disp_0001_0002.nii.gz"
+    centred = Affine.translation((moving.centre_mm - fixed.centre_mm).tolist())
+    whole = Composite([wave(fixed), centred])
+    FOREIGN["learn2reg"].write(path, whole, moving=moving, fixed=fixed)
+    disp = nib.load(path).get_fdata()
+    assert disp.shape == (*fixed.shape, 3)
+    random = torch.Generator().manual_seed(0)
+    image = Volume(torch.rand(moving.shape, generator=random), moving)
+    identity = np.stack(np.meshgrid(*[np.arange(n) for n in fixed.shape], indexing="ij"))
+    theirs = map_coordinates(image.data.numpy(), identity + np.moveaxis(disp, -1, 0), order=1)
+    ours = resample(image, fixed, whole).data.numpy()
+    inner = (slice(3, -3), slice(3, -3), slice(3, -3))
+    np.testing.assert_allclose(ours[inner], theirs[inner], atol=1e-4)
+    back = FOREIGN["learn2reg"].read(path, moving=moving, fixed=fixed)
+    points = fixed.points_mm()
+    torch.testing.assert_close(back(points), whole(points), atol=1e-3, rtol=0)
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> dict[str, Path]:
+    for name, flip in (("moving", 1), ("fixed", -1)):
+        geometry = grid(flip)
+        write_image(tmp_path / f"{name}.nii.gz", Volume(torch.zeros(geometry.shape), geometry))
+    return {name: tmp_path / f"{name}.nii.gz" for name in ("moving", "fixed")}
+
+
+def test_convert_keeps_the_map(scans: dict[str, Path], tmp_path: Path) -> None:
+    """Through every format and back, forwards and inverse."""
+    affine: Transform = Affine.translation([1.0, -2.0, 3.0])
+    whole = Composite([wave(grid(-1)), affine])
+    write_transform(tmp_path / "chain.h5", whole)
+    write_transform(tmp_path / "affine.tfm", affine)
+    points = grid(-1).points_mm()
+    for name, source, expected, more in (
+        ("a.mat", "affine.tfm", affine, {}),
+        ("a.h5", "affine.tfm", affine, {}),
+        ("b.h5", "chain.h5", whole, {}),
+        ("b.nii.gz", "chain.h5", whole, {"fixed": scans["fixed"]}),
+        ("flirt.mat", "affine.tfm", affine, {**scans, "write_as": "fsl"}),
+        ("disp.nii.gz", "chain.h5", whole, {**scans, "write_as": "learn2reg"}),
+    ):
+        convert([tmp_path / source], out=tmp_path / name, **more)
+        form = more.get("write_as")
+        if form is None:
+            found = read_transform(tmp_path / name)
+        else:
+            back = {**scans, "read_as": form}
+            convert([tmp_path / name], out=tmp_path / "again.h5", **back)
+            found = read_transform(tmp_path / "again.h5")
+        torch.testing.assert_close(found(points), expected(points), atol=2e-3, rtol=0)
+    convert([tmp_path / "affine.tfm"], out=tmp_path / "i.tfm", inverse=True)
+    moved = read_transform(tmp_path / "i.tfm")(affine(points))
+    torch.testing.assert_close(moved, points)
+    convert([tmp_path / "chain.h5"], out=tmp_path / "i.nii.gz", inverse=True, **scans)
+    assert read_transform(tmp_path / "i.nii.gz").parts()[0].geometry.same_as(grid(1))  # type: ignore[union-attr]
+
+
+def test_what_cannot_be_converted_is_said(scans: dict[str, Path], tmp_path: Path) -> None:
+    write_transform(tmp_path / "chain.h5", wave(grid(-1)))
+    chain = [tmp_path / "chain.h5"]
+    with pytest.raises(BadInput, match=r"t\.mat: an FSL matrix holds an affine map"):
+        convert(chain, out=tmp_path / "t.mat", write_as="fsl", **scans)
+    with pytest.raises(BadInput, match="say nothing about the world; give both scans"):
+        convert(chain, out=tmp_path / "t.mat", write_as="fsl", fixed=scans["fixed"])
+    with pytest.raises(BadInput, match=r"t\.nii\.gz: a field lies on a grid"):
+        convert(chain, out=tmp_path / "t.nii.gz")
+    with pytest.raises(BadInput, match=r"2 files of fsl between the same two scans; give one"):
+        convert([*chain, *chain], out=tmp_path / "t.h5", read_as="fsl", **scans)
+    with pytest.raises(BadInput, match=r"fixed\.nii\.gz: would be overwritten"):
+        convert(chain, out=scans["fixed"], **scans)
+    with pytest.raises(BadInput, match=r"chain\.h5: would be overwritten"):
+        convert(chain, out=chain[0])
+    with pytest.raises(BadInput, match="no form 'spm'"):
+        convert(chain, out=tmp_path / "t.h5", write_as="spm")
+    other = grid(1, (9, 12, 8))
+    write_image(tmp_path / "other.nii.gz", Volume(torch.zeros(other.shape), other))
+    with pytest.raises(BadInput, match="grids of one shape"):
+        convert(
+            chain, out=tmp_path / "t.nii.gz", write_as="learn2reg",
+            moving=tmp_path / "other.nii.gz", fixed=scans["fixed"],
+        )  # fmt: skip
+    for text in ("", "1 2 3", "a b c d\n" * 4, "0 0 0 0\n" * 4, "nan 0 0 0\n" * 4):
+        (tmp_path / "bad.mat").write_text(text)
+        with pytest.raises(BadInput, match=r"bad\.mat: not a FLIRT matrix"):
+            convert([tmp_path / "bad.mat"], out=tmp_path / "t.h5", read_as="fsl", **scans)
+    with pytest.raises(BadInput, match=r"fixed\.nii\.gz: has .* expected .*one step in voxels"):
+        convert([scans["fixed"]], out=tmp_path / "t.h5", read_as="learn2reg", **scans)
+    assert not (tmp_path / "t.h5").exists()
