@@ -207,6 +207,8 @@ def test_a_velocity_flows_back(d: int, waves: Waves) -> None:
     assert far(transform.inverse().inverse(), transform, points) < 1e-9
     straight = DisplacementField(transform.velocity, grid)
     assert far(transform, straight, points) > 0.02
+    everywhere = grid.padded(12).points_mm()  # at and beyond the border too
+    assert far(Composite([transform, transform.inverse()]), identity, everywhere) < 0.2
 
 
 def test_fewer_squarings_are_kept_by_the_inverse(waves: Waves) -> None:

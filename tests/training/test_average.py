@@ -12,6 +12,7 @@ from test_trainer import ALIGNED, SUPERVISED, Scripted, make_trainer, stage
 from torch import nn
 
 from deepatlas.data.batches import Batches
+from deepatlas.errors import BadInput
 from deepatlas.training.average import Averages
 from deepatlas.training.recipe import Recipe, parse_recipe
 from deepatlas.training.tasks.base import Context
@@ -141,3 +142,12 @@ def _disturb(network: nn.Module) -> None:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
+
+
+def test_a_network_that_cannot_be_copied_is_said() -> None:
+    network = nn.utils.weight_norm(nn.Linear(2, 2))  # not a parametrisation: the copy fails
+    network(torch.ones(1, 2))
+    networks = nn.ModuleDict({"segmentation": network})
+    assert Averages(networks, {"segmentation": 0.0}, {}).networks["segmentation"] is network
+    with pytest.raises(BadInput, match=r"optimisers\.segmentation\.average: .*set it to 0"):
+        Averages(networks, {"segmentation": 0.9}, {})

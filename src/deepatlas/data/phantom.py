@@ -22,7 +22,7 @@ from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.transform import Affine, Composite, Transform, VelocityField
 
 DEFAULT_SHAPE = {2: (64, 76), 3: (40, 48, 40)}
-MARGIN = 6.0  # template units by which the velocity's grid is wider than the field of view
+MARGIN = 3.0  # template units by which the velocity's grid is wider than the field of view
 WAVES = 64  # in the sum that makes one smooth random field
 
 

@@ -166,7 +166,10 @@ class DisplacementField(Transform):
 
 
 class VelocityField(Transform):
-    """The flow of a stationary velocity at time one, faded outside; backwards it is the inverse.
+    """The flow of a stationary velocity at time one; backwards it is the inverse.
+
+    The velocity fades beyond its grid (`DisplacementField.faded`) before it is integrated, so that
+    the flow backwards is the inverse at and beyond the border too.
 
     Parameters
     ----------
@@ -177,8 +180,9 @@ class VelocityField(Transform):
         self.velocity = _own(velocity, geometry)
         self.geometry = geometry
         self.squarings = squarings
-        flow = integrate(self.velocity.unsqueeze(0), squarings=squarings)[0]
-        self.field = DisplacementField.faded(flow, geometry)
+        wide = DisplacementField.faded(self.velocity, geometry)
+        flow = integrate(wide.voxels.unsqueeze(0), squarings=squarings)[0]
+        self.field = DisplacementField(flow, wide.geometry)
 
     def __call__(self, points_mm: Tensor) -> Tensor:
         return self.field(points_mm)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from deepatlas.errors import BadInput
 from deepatlas.training.checkpoint import pack, unpack
 
 
@@ -36,7 +37,7 @@ class Averages:
         self.originals = networks
         self.networks = nn.ModuleDict(dict(networks.items()))
         for name in self.decays:
-            average = copy.deepcopy(networks[name]).eval().requires_grad_(False)
+            average = _copy(networks[name], name).eval().requires_grad_(False)
             weights = unpack(f"average.{name}", restored)
             if weights:
                 average.load_state_dict(weights)
@@ -68,3 +69,13 @@ class Averages:
         """The networks take their averages: the end of a stage."""
         for name in self.decays:
             self.originals[name].load_state_dict(self.networks[name].state_dict())
+
+
+def _copy(network: nn.Module, name: str) -> nn.Module:
+    try:
+        return copy.deepcopy(network)
+    except (RuntimeError, TypeError) as error:  # weight_norm of old holds results of computation
+        raise BadInput(
+            f"optimisers.{name}.average: this network cannot be copied, and an average needs "
+            f"a copy ({error}); set it to 0"
+        ) from error
