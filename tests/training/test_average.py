@@ -144,6 +144,7 @@ def _disturb(network: nn.Module) -> None:
             parameter.add_(torch.randn_like(parameter) * 0.3)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_network_that_cannot_be_copied_is_said() -> None:
     network = nn.utils.weight_norm(nn.Linear(2, 2))  # not a parametrisation: the copy fails
     network(torch.ones(1, 2))
