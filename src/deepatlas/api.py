@@ -193,7 +193,7 @@ def convert(
     ----------
     out : .h5, .mat, .tfm, or .nii.gz for one displacement field on the grid of `fixed`.
     moving, fixed : the scans, where a format needs their grids.
-    read_as, write_as : "fsl" or "learn2reg", for files of these forms.
+    read_as, write_as : "ants", "fsl" or "learn2reg", for files of these forms.
     inverse : write the map from moving to fixed.
     """
     from deepatlas.inference.chain import convert as convert_files

@@ -158,3 +158,65 @@ def test_what_cannot_be_converted_is_said(scans: dict[str, Path], tmp_path: Path
     with pytest.raises(BadInput, match=r"fixed\.nii\.gz: has .* expected .*one step in voxels"):
         convert([scans["fixed"]], out=tmp_path / "t.h5", read_as="learn2reg", **scans)
     assert not (tmp_path / "t.h5").exists()
+
+
+def chain(fixed: Geometry, moving: Geometry) -> Composite:
+    """A field between two affine maps, as `register` finds them."""
+    turn = torch.eye(4).double()
+    turn[:3, :3] += torch.tensor([[0.02, -0.1, 0.03], [0.1, 0.05, 0.0], [0.0, 0.04, -0.06]])
+    inner = DisplacementField.faded(wave(fixed).voxels * 0.4, fixed)
+    turn[:3, 3] = moving.centre_mm - turn[:3, :3] @ fixed.centre_mm
+    return Composite([Affine.translation([1.0, -2.0, 0.5]), inner, Affine(turn)])
+
+
+def test_ants_applies_files_of_a_prefix(tmp_path: Path) -> None:
+    """antsApplyTransforms, in its own order of files; the inverse is looked at by points."""
+    ants = pytest.importorskip("ants")
+    moving, fixed = grid(1, (22, 20, 17)), grid(-1, (21, 24, 16))
+    whole, prefix = chain(fixed, moving), tmp_path / "pair1_"
+    FOREIGN["ants"].write(prefix, whole, moving=moving, fixed=fixed)
+    affine, warp, inverse = (str(path) for path in FOREIGN["ants"].files(prefix))
+    lines = [torch.linspace(0, 2, n) for n in moving.shape]
+    image = Volume(sum(torch.meshgrid(*[x.sin() for x in lines], indexing="ij")).float(), moving)
+    write_image(tmp_path / "moving.nii.gz", image)
+    write_image(tmp_path / "fixed.nii.gz", Volume(torch.zeros(fixed.shape), fixed))
+    scans = [ants.image_read(str(tmp_path / f"{name}.nii.gz")) for name in ("fixed", "moving")]
+    theirs = ants.apply_transforms(*scans, transformlist=[warp, affine])
+    ours = resample(image, fixed, whole).data
+    inside = (ours > 0).numpy() & (theirs.numpy() > 0)
+    assert inside.mean() > 0.3
+    assert np.abs(theirs.numpy() - ours.numpy())[inside].mean() < 1e-3 * float(image.data.max())
+    back = FOREIGN["ants"].read(prefix, moving=moving, fixed=fixed)
+    inner = fixed.points_mm()[4:-4, 4:-4, 4:-4].reshape(-1, 3)
+    torch.testing.assert_close(back(inner), whole(inner), atol=1e-4, rtol=0)
+    moved = whole(inner)
+    returned = read_transform(Path(inverse))(Affine.inverse(read_transform(Path(affine)))(moved))
+    assert float((returned - inner).norm(dim=-1).mean()) < 0.05
+
+
+def test_nitransforms_reads_x5(tmp_path: Path) -> None:
+    linear, nonlinear = (pytest.importorskip(f"nitransforms.{n}") for n in ("linear", "nonlinear"))
+    fixed = grid(1, (21, 24, 16))
+    whole = chain(fixed, fixed)
+    matrix = whole.transforms[2]
+    write_transform(tmp_path / "whole.x5", whole, fixed)
+    write_transform(tmp_path / "affine.x5", matrix, fixed)
+    points = fixed.points_mm()[3:-3, 3:-3, 3:-3].reshape(-1, 3)
+    read = {
+        "whole": (nonlinear.DenseFieldTransform.from_filename(tmp_path / "whole.x5"), whole),
+        "affine": (linear.Affine.from_filename(tmp_path / "affine.x5", fmt="X5"), matrix),
+    }
+    for name, (theirs, ours) in read.items():
+        np.testing.assert_allclose(theirs.map(points.numpy()), ours(points), atol=1e-3)
+        again = read_transform(tmp_path / f"{name}.x5")
+        torch.testing.assert_close(again(points), ours(points), atol=1e-3, rtol=0)
+
+
+def test_other_files_are_no_x5(tmp_path: Path) -> None:
+    fixed = grid(1)
+    with pytest.raises(BadInput, match=r"t\.x5: a field lies on a grid"):
+        write_transform(tmp_path / "t.x5", wave(fixed))
+    write_transform(tmp_path / "t.h5", Composite([wave(fixed), Affine.identity(3)]))
+    (tmp_path / "t.h5").rename(tmp_path / "t.x5")
+    with pytest.raises(BadInput, match=r"t\.x5: (holds|damaged)"):
+        read_transform(tmp_path / "t.x5")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deepatlas.cli import options
 
-FORMS = ("fsl", "learn2reg")
+FORMS = ("ants", "fsl", "learn2reg")
 
 
 def add(subparsers: options.Subparsers) -> None:
@@ -15,7 +15,8 @@ def add(subparsers: options.Subparsers) -> None:
     parser = options.command(
         subparsers, "convert", run, "Write transforms as one file of another format.",
         epilog="The name says the format: .h5 for any chain, .mat or .tfm for affine maps, .nii.gz "
-        "for one displacement field on the fixed scan's grid.",
+        "or .x5 (a draft) for one displacement field on the fixed scan's grid. ANTs' files have a "
+        "prefix: --to ants --out DIR/pair1_.",
     )  # fmt: skip
     parser.add_argument(
         "transforms", type=Path, nargs="+", metavar="TRANSFORM",

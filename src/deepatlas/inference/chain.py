@@ -24,14 +24,13 @@ from deepatlas.io.images import (
     write_image,
     write_labels,
 )
-from deepatlas.io.nifti import is_nifti
 from deepatlas.io.paths import refuse_overwriting
 from deepatlas.io.points import Axes, moved, read_points, write_points
 from deepatlas.io.transforms import (
     FOREIGN,
     Foreign,
+    needs_grid,
     read_transform,
-    write_displacement,
     write_transform,
 )
 from deepatlas.spatial.geometry import Geometry
@@ -109,10 +108,11 @@ def convert(
 
     Parameters
     ----------
-    out : the file; its name says the format: .h5, .mat, .tfm, or .nii.gz for one displacement field
-        on the grid of `fixed`.
+    out : the file; its name says the format: .h5, .mat, .tfm, or, for one displacement field on the
+        grid of `fixed`, .nii.gz or .x5. For "ants" the prefix of its three files.
     moving, fixed : the scans, where a format needs their grids.
-    read_as, write_as : "fsl" or "learn2reg", for files of these forms; both scans are needed.
+    read_as, write_as : "ants", "fsl" or "learn2reg", for files of these forms; both scans are
+        needed.
     inverse : write the map from moving to fixed; the scans stay those of the map that is read.
 
     Raises
@@ -120,7 +120,8 @@ def convert(
     BadInput : files that cannot be read, a form that cannot hold the map, scans that are missing.
     """
     out = Path(out)
-    refuse_overwriting([*transforms, moving, fixed], [out])
+    targets = [out] if write_as is None else _form(write_as).files(out)
+    refuse_overwriting([*transforms, moving, fixed], targets)
     if read_as is None:
         links = read_chain(transforms)
     else:
@@ -138,12 +139,10 @@ def convert(
     whole = whole.inverse() if inverse else whole
     if write_as is not None:
         _form(write_as).write(out, whole, **_grids(moving, fixed, f"files of {write_as}"))
-    elif is_nifti(out):
-        if fixed is None:
-            raise BadInput(f"{out}: a field lies on a grid; give the scan that it starts from")
+    elif needs_grid(out) and fixed is not None:
         grid = read_geometry(fixed)
         fit(links, grid.ndim, fixed)
-        write_displacement(out, whole, grid, like=fixed)
+        write_transform(out, whole, grid, like=fixed)
     else:
         write_transform(out, whole)
     return whole

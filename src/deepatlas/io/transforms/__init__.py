@@ -5,12 +5,14 @@
 | .h5 | any chain | ITK, SimpleITK, 3D Slicer, ANTs |
 | .mat, .tfm, .txt | affine maps | the same |
 | .nii, .nii.gz | one displacement field | the same |
+| .x5 | an affine map or a field; a draft | NiTransforms |
 
 Forms of other families say nothing about the world: they need both scans' grids (`FOREIGN`).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +21,18 @@ from deepatlas.errors import BadInput
 from deepatlas.io.atomic import write_bytes
 from deepatlas.io.nifti import is_nifti, read_content
 from deepatlas.io.transforms import hdf5, mat, text
+from deepatlas.io.transforms.ants import ants_files, read_ants, write_ants
 from deepatlas.io.transforms.fsl import read_fsl, write_fsl
 from deepatlas.io.transforms.itk import Record, from_records, to_records
 from deepatlas.io.transforms.learn2reg import read_learn2reg, write_learn2reg
 from deepatlas.io.transforms.nifti import read_displacement, write_displacement
+from deepatlas.io.transforms.x5 import read_x5, write_x5
+from deepatlas.spatial.geometry import Geometry
 from deepatlas.spatial.transform import Transform
 
 __all__ = ["read_displacement", "read_transform", "write_displacement", "write_transform"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class Format:
     decode: Callable[[bytes, object], list[Record]]
 
 
+X5 = ".x5"
 FORMATS = {
     ".h5": Format(hdf5.encode, hdf5.decode),
     ".hdf5": Format(hdf5.encode, hdf5.decode),
@@ -47,13 +55,20 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Foreign:
-    """A form of another family; both functions also take the grids, `moving=` and `fixed=`."""
+    """A form of another family; `write` and `read` also take the grids, `moving=` and `fixed=`.
+
+    Attributes
+    ----------
+    files : what is written for a path.
+    """
 
     write: Callable[..., None]
     read: Callable[..., Transform]
+    files: Callable[[Path], list[Path]] = lambda path: [path]
 
 
 FOREIGN = {
+    "ants": Foreign(write_ants, read_ants, ants_files),
     "fsl": Foreign(write_fsl, read_fsl),
     "learn2reg": Foreign(write_learn2reg, read_learn2reg),
 }
@@ -69,31 +84,51 @@ def read_transform(path: Path) -> Transform:
     path = Path(path)
     if is_nifti(path):
         return read_displacement(path)
+    if path.suffix.lower() == X5:
+        return read_x5(path)
     return from_records(_format(path).decode(read_content(path), path), path)
 
 
-def write_transform(path: Path, transform: Transform) -> None:
-    """Write a transform in ITK's form of the format that the name asks for.
+def needs_grid(path: Path) -> bool:
+    """Whether files of this name hold fields on the fixed grid, whatever the map was made of."""
+    return is_nifti(path) or path.suffix.lower() == X5
+
+
+def write_transform(
+    path: Path, transform: Transform, fixed: Geometry | None = None, like: Path | None = None
+) -> None:
+    """Write a transform, fixed mm -> moving mm, in the format that the name asks for.
+
+    Parameters
+    ----------
+    fixed : the grid of formats that hold one field (`needs_grid`).
+    like : the fixed scan's file, see `write_displacement`.
 
     Raises
     ------
-    BadInput : a format that cannot hold this transform, or is not known.
+    BadInput : a format that cannot hold this transform or is not known, or no grid for a field.
     DeepAtlasError : no room or no right to write there.
     """
     path = Path(path)
-    if is_nifti(path):
-        raise BadInput(f"{path}: a field in NIfTI lies on a grid; say on which (fixed)")
+    if needs_grid(path):
+        if fixed is None:
+            raise BadInput(f"{path}: a field lies on a grid; give the scan that it starts from")
+        if is_nifti(path):
+            return write_displacement(path, transform, fixed, like)
+        _log.warning("%s: X5 is a draft; keep an .h5 beside it", path)
+        return write_x5(path, transform, fixed)
     form = _format(path)
     try:
         content = form.encode(to_records(transform))
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
     write_bytes(path, content)
+    return None
 
 
 def _format(path: Path) -> Format:
     found = FORMATS.get(path.suffix.lower())
     if found is None:
-        known = ", ".join([*FORMATS, ".nii", ".nii.gz"])
+        known = ", ".join([*FORMATS, ".nii", ".nii.gz", X5])
         raise BadInput(f"{path}: not a transform file that is read here; expected one of {known}")
     return found
