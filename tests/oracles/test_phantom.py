@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from functools import cache
 from pathlib import Path
 
 import nibabel as nib
@@ -17,11 +18,19 @@ from deepatlas.inference.chain import warp
 from deepatlas.inference.register import write_registration
 from deepatlas.io.images import write_image, write_labels
 from deepatlas.spatial.geometry import Volume
-from deepatlas.spatial.transform import Affine
+from deepatlas.spatial.transform import Affine, Transform
 
 PHANTOM = Phantom(seed=5, shape=(44, 30, 20), spacing_mm=(0.9, 1.6, 2.1))
 FAR = {"uint8": 200, "int8": 90, "uint16": 60000, "int16": 30000, "int32": 2**24 + 1,
        "uint32": 2**32 - 9, "int64": 2**53 + 1, "uint64": 2**62 + 1}  # fmt: skip
+
+
+subject = cache(PHANTOM.subject)
+
+
+@cache
+def true_map() -> tuple[Transform, Transform]:
+    return PHANTOM.true_map(moving=1, fixed=0), Affine.identity(3)
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +38,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The map from scan 0 to scan 1 and all that goes with it."""
     folder = tmp_path_factory.mktemp("phantom")
     for name, index in (("fixed", 0), ("moving", 1)):
-        write_image(folder / f"{name}.nii.gz", PHANTOM.subject(index).image)
-    found = PHANTOM.true_map(moving=1, fixed=0), Affine.identity(3)
+        write_image(folder / f"{name}.nii.gz", subject(index).image)
     paths = {name: folder / f"{name}.nii.gz" for name in ("moving", "fixed")}
-    write_registration(lambda: found, **paths, out=folder / "out", write="all")
+    write_registration(true_map, **paths, out=folder / "out", write="all")
     return folder
 
 
@@ -77,19 +85,16 @@ def test_the_inverse_after_the_map_leads_back(written: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("dtype", FAR)
 def test_ids_and_types_of_labels_are_kept(dtype: str, written: Path, tmp_path: Path) -> None:
     """By `register` and by `warp`, whatever float32 or float64 would make of them."""
-    labels = PHANTOM.subject(1).labels
+    labels = subject(1).labels
     ids = torch.arange(int(labels.data.max()) + 1) + (FAR[dtype] - int(labels.data.max()))
     ids[0] = 0
     path = tmp_path / "labels.nii.gz"
     write_labels(path, Volume(ids[labels.data], labels.geometry), dtype)
     paths = {name: written / f"{name}.nii.gz" for name in ("moving", "fixed")}
-    found = PHANTOM.true_map(moving=1, fixed=0), Affine.identity(3)
-    result = write_registration(
-        lambda: found, **paths, moving_labels=path, out=tmp_path / "registered"
-    )
+    result = write_registration(true_map, **paths, moving_labels=path, out=tmp_path / "registered")
     assert result.moved_labels is not None
     by_warp = warp([result.transform_file], labels=path, onto=paths["fixed"], out=tmp_path / "w")
-    expected = ids[PHANTOM.subject(0).labels.data].numpy().astype(dtype)
+    expected = ids[subject(0).labels.data].numpy().astype(dtype)
     for file in (result.moved_labels, *by_warp.files):
         image = nib.load(file)
         values = np.asarray(image.dataobj)
