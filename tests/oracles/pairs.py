@@ -118,9 +118,13 @@ def known_map(fixed: Path, moving: Path) -> tuple[Transform, Transform]:
 
 
 def registered(folder: Path, kind: str, orientation: int, d: int = 3) -> Pair:
-    """The whole way that `register` goes, but for the network."""
+    """The whole way that `register` goes, but for the network.
+
+    The moving scan's orientation is the one as far from the table's end as the fixed one's is from
+    its beginning.
+    """
     about = KINDS[kind]
-    other = (5 * orientation + 7) % len(ORIENTATIONS[d])
+    other = len(ORIENTATIONS[d]) - 1 - orientation
     fixed = grid(*about.fixed, orientation, about.turns[0], (60.0, -35.0, 110.0), d)
     moving = grid(*about.moving, other, about.turns[1], (-20.0, 85.0, 10.0), d)
     write(folder / "fixed.nii", drawn(fixed, 0.0)[0].float(), fixed)
