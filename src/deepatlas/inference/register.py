@@ -41,6 +41,7 @@ FIELD, INVERSE, INVERSE_FIELD = (
 NAMES = (MOVED, MOVED_LABELS, TRANSFORM, AFFINE, RECORD, FIELD, INVERSE, INVERSE_FIELD)
 
 Write = Literal["main", "all"]
+Found = tuple[Transform, Transform]
 _FORMS_MM = 0.1  # sform and qform that place a voxel further apart than this disagree
 _EXACT = 2.0**24  # up to which float32 holds every integer
 _log = logging.getLogger(__name__)
@@ -83,19 +84,51 @@ def register(
 ) -> Registered:
     """Write moved image and labels, and the transform in ITK's forms, into `out`.
 
+    A run's networks at work; see `write_registration` for what is written and refused.
+
+    Raises
+    ------
+    BadInput : a run without a registration network, and what `write_registration` refuses.
+    """
+
+    def find() -> Found:
+        session = Session(run, device)
+        pair = {"moving": moving, "fixed": fixed}
+        return session.register(**pair), session.alignment(**pair)
+
+    return write_registration(
+        find, moving=moving, fixed=fixed, out=out, moving_labels=moving_labels, write=write,
+        keep_dtype=keep_dtype,
+    )  # fmt: skip
+
+
+def write_registration(
+    find: Callable[[], Found],
+    *,
+    moving: Path,
+    fixed: Path,
+    out: Path,
+    moving_labels: Path | None = None,
+    write: Write = "main",
+    keep_dtype: bool = False,
+) -> Registered:
+    """Write what a registration of two scans found, however it did.
+
     Images are NIfTI files on the fixed scan's grid, with the header of a fixed NIfTI file; each is
     interpolated once.
 
     Parameters
     ----------
+    find : gives the whole map, fixed mm to moving mm, and its affine part alone; called once all
+        that is asked for has been checked.
     write : "main", or "all" for the inverse and for both maps as one field on the grid of the scan
         they start from.
     keep_dtype : write the moved image in the moving scan's type; integers are rounded and clipped.
 
     Raises
     ------
-    BadInput : a file that cannot be read or would be overwritten, labels on another grid than the
-        moving scan, or a run without a registration network.
+    BadInput : a file that cannot be read or would be overwritten, or labels on another grid than
+        the moving scan.
     """
     out = Path(out)
     if write not in ("main", "all"):
@@ -116,8 +149,7 @@ def register(
         )
     for path in (moving, fixed):
         _say_if_forms_differ(path)
-    session = Session(run, device)
-    transform = session.register(moving=moving, fixed=fixed)
+    transform, affine = find()
     grid = read_geometry(fixed)
 
     def write_moved() -> None:
@@ -133,7 +165,6 @@ def register(
     work: dict[str, Callable[[], None]] = {MOVED: write_moved}
     if labels is not None:
         work[MOVED_LABELS] = write_moved_labels
-    affine = session.alignment(moving=moving, fixed=fixed)
     work |= _maps(out, transform, affine, moving=moving, fixed=fixed, write=write)
     for name in set(NAMES) - set(work):  # of another pair, whose record is about to go
         (out / name).unlink(missing_ok=True)
