@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +79,7 @@ def print_table(found: CohortCheck, at_most: int | None) -> None:
             table.add_row(
                 Text(finding.severity, style=COLOURS[finding.severity]),
                 Text(kind),
-                Text("\n").join([file, Text(finding.text)]),
+                Text("\n").join([file, Text(finding.text.replace(f"{found.cohort}{os.sep}", ""))]),
             )
         if at_most is not None and len(alike) > at_most:
             more = f"and {len(alike) - at_most} more of this kind; -v or --json lists all"

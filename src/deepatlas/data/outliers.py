@@ -167,8 +167,7 @@ def _flips_by_names(cohort: Cohort, facts: Survey) -> list[Finding] | None:
     return [
         _flip(
             scan,
-            f"{swapped} of {pairs} structures named left lie to the right of their right "
-            "counterparts",
+            f"in {swapped} of {pairs} pairs of structures the one named left lies to the right",
             "certain, if the names are right",
         )
         for scan, swapped, pairs in flipped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +18,7 @@ from deepatlas.spatial.geometry import Geometry
 _FORMS_MM = 0.1  # apart: less is rounding
 _OBLIQUE_DEGREES = 1.0
 _SPACING = 0.01  # of each other, in which spacings are one
+_WHITE = 0.2  # of the labelled voxels, in which 255 is a mask's white and no structure
 _SHOWN = 8  # values or kinds that are listed
 
 
@@ -61,10 +63,13 @@ def _masks(cohort: Cohort, facts: Survey) -> list[Finding]:
         if scan.labels is None or labels is None or labels.faults or labels.structures is None:
             continue
         values = labels.values
-        if values[-1] != 255 or set(values) & set(cohort.label_names):
+        if values[-1] != 255 or 255 in cohort.label_names:
             continue
         share = labels.structures.shares.get(255, 0.0)
-        if len(values) > 1 and (len(values) < 5 or share < 0.5):
+        known = len(set(values) & set(cohort.label_names))
+        many = len(values) >= 5 or values[0] > 15  # else 255 may be a mark beside few structures
+        is_soft = many and share > _WHITE and known <= len(values) / 2
+        if len(values) > 1 and not is_soft:
             continue
         what = (
             "255 for the structure"
@@ -202,43 +207,48 @@ def _file_notes(cohort: Cohort, facts: Survey) -> Iterator[Finding]:
 def _grid_notes(cohort: Cohort, facts: Survey) -> Iterator[Finding]:
     """Differences of the grids; scans are put on one working grid, so that nothing is to do."""
     grids = {
-        scan.id: grid
+        scan.image: grid
         for scan in cohort.subjects
         if (grid := facts[scan.id].image.geometry) is not None
     }
-    files = {scan.id: scan.image for scan in cohort.subjects}
-    codes = {name: _axes(grid) for name, grid in grids.items()}
-    if len(counts := Counter(codes.values())) > 1:
-        usual = counts.most_common(1)[0][0]
-        told = _listed([f"{code} ({n} scans)" for code, n in counts.most_common()])
-        yield Finding(
-            "mixed-orientations",
-            f"axes run in different directions: {told}; all are turned alike for training",
-            (cohort.root, *(files[name] for name, code in codes.items() if code != usual)),
-        )
-    spacings = {name: np.sort(grid.spacing_mm) for name, grid in grids.items()}
-    if len({len(s) for s in spacings.values()}) == 1:
-        rows = np.stack(list(spacings.values()))
-        middle = np.median(rows, axis=0)
-        odd = [n for n, s in spacings.items() if np.abs(s / middle - 1).max() > _SPACING]
-        if odd:
-            yield Finding(
-                "mixed-spacings",
-                f"{len(odd)} of {len(rows)} scans have another spacing than {_times(middle)} mm; "
-                f"the finest is {_times(rows.min(axis=0))}, the coarsest "
-                f"{_times(rows.max(axis=0))} mm; all are resampled to one",
-                (cohort.root, *(files[name] for name in odd)),
-            )
-    turned = {name: _obliqueness(grid) for name, grid in grids.items()}
-    oblique = [name for name, degrees in turned.items() if degrees > _OBLIQUE_DEGREES]
-    if oblique:
-        yield Finding(
-            "oblique",
-            f"the axes of {len(oblique)} of {len(grids)} scans are turned against the patient's, "
-            f"by up to {max(turned.values()):.0f} degrees; the headers' turns are taken into "
-            "account",
-            (cohort.root, *(files[name] for name in oblique)),
-        )
+    if not grids:
+        return
+    ndim = Counter(grid.ndim for grid in grids.values()).most_common(1)[0][0]
+    grids = {path: grid for path, grid in grids.items() if grid.ndim == ndim}
+    codes = {path: _axes(grid) for path, grid in grids.items()}
+    ordered = Counter(codes.values()).most_common()
+    told = _listed([f"{code} ({n} scans)" for code, n in ordered])
+    yield from _note(
+        "mixed-orientations",
+        f"axes run in different directions: {told}; all are turned alike for training",
+        cohort,
+        [path for path, code in codes.items() if code != ordered[0][0]],
+    )
+    spacings = np.stack([np.sort(grid.spacing_mm) for grid in grids.values()])
+    middle, low, high = (f(spacings, axis=0) for f in (np.median, np.min, np.max))
+    differs = np.abs(spacings / middle - 1).max(axis=1) > _SPACING
+    yield from _note(
+        "mixed-spacings",
+        f"{differs.sum()} of {len(grids)} scans have another spacing than {_times(middle)} mm; the "
+        f"finest is {_times(low)}, the coarsest {_times(high)} mm; all are resampled to one",
+        cohort,
+        [path for path, odd in zip(grids, differs, strict=True) if odd],
+    )
+    turned = {path: _obliqueness(grid) for path, grid in grids.items()}
+    oblique = [path for path, degrees in turned.items() if degrees > _OBLIQUE_DEGREES]
+    yield from _note(
+        "oblique",
+        f"the axes of {len(oblique)} of {len(grids)} scans are turned against the patient's, by up "
+        f"to {max(turned.values()):.0f} degrees; this is taken into account",
+        cohort,
+        oblique,
+    )
+
+
+def _note(kind: str, text: str, cohort: Cohort, scans: list[Path]) -> Iterator[Finding]:
+    """A note on the cohort that names the scans that differ; none where none does."""
+    if scans:
+        yield Finding(kind, text, (cohort.root, *scans))
 
 
 def _axes(grid: Geometry) -> str:
@@ -249,7 +259,7 @@ def _axes(grid: Geometry) -> str:
 
 def _obliqueness(grid: Geometry) -> float:
     """Degrees by which the axis farthest from an axis of the world is turned from it."""
-    cosines = (grid.affine[:-1, :-1].numpy() / np.array(grid.spacing_mm)).__abs__().max(axis=0)
+    cosines = np.abs(grid.affine[:-1, :-1].numpy() / np.array(grid.spacing_mm)).max(axis=0)
     return float(np.degrees(np.arccos(cosines.clip(0, 1))).max())
 
 
