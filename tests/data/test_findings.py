@@ -6,6 +6,9 @@ import gzip
 import json
 import os
 import re
+import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +19,10 @@ import SimpleITK
 
 import deepatlas
 from deepatlas.cli import main
+from deepatlas.data.check import check_cohort
 from deepatlas.data.findings import KINDS
 from deepatlas.errors import BadInput
+from deepatlas.io.layouts import read_cohort
 from deepatlas.run.check import CohortCheck
 
 REPO = Path(__file__).resolve().parents[2]
@@ -51,7 +56,7 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
 
 
 def data_of(path: Path) -> np.ndarray:
-    return np.asanyarray(nib.load(path).dataobj)
+    return np.asanyarray(nib.load(path, mmap=False).dataobj)
 
 
 def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -291,3 +296,168 @@ def test_each_planted_fault_is_found_by_name_and_nothing_else(
     assert set(errors) - set(caught.value.faults) == {
         e for e in errors if "of the subject sub-1" in e
     }
+
+
+def test_every_kind_that_the_source_names_is_in_the_table() -> None:
+    source = REPO / "src" / "deepatlas"
+    text = "\n".join(path.read_text(encoding="utf-8") for path in source.rglob("*.py"))
+    named = set(re.findall(r'\bkind="([a-z0-9-]+)"', text))
+    assert {"truncated", "several-volumes"} <= named - {"stable"} <= set(KINDS)  # NumPy's sorting
+
+
+def kinds(root: Path, **options: Path) -> list[str]:
+    return [finding.kind for finding in deepatlas.check(root, **options).findings]
+
+
+def plain(root: Path, count: int, *, labels: bool = True) -> Path:
+    """A plain folder, whose label values have no names."""
+    for n in range(count):
+        image, label_map = draw(n)
+        save(root / "images" / f"s{n}.nii", image)
+        if labels:
+            save(root / "labels" / f"s{n}.nii", label_map)
+    return root
+
+
+@pytest.mark.parametrize(("count", "found"), [(2, []), (3, ["intensity-outlier"])])
+def test_few_scans_give_hints(tmp_path: Path, count: int, found: list[str]) -> None:
+    root = plain(tmp_path, count)
+    rewrite(root / "images" / "s1.nii", invert)
+    (*findings,) = deepatlas.check(root).findings
+    assert [f.kind for f in findings] == found
+    assert all("a hint only, among so few scans" in f.text and f.scan == "s1" for f in findings)
+
+
+def test_of_two_common_kinds_none_is_the_odd_one(tmp_path: Path) -> None:
+    root = plain(tmp_path, 12)
+    for n in range(0, 12, 2):
+        rewrite(root / "images" / f"s{n}.nii", invert)
+    for n in range(1, 12, 2):
+        for folder in ("images", "labels"):
+            rewrite(root / folder / f"s{n}.nii", lambda data: data[::-1])
+    assert kinds(root) == []
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_flip_is_suspected_without_names_and_without_labels(tmp_path: Path, labels: bool) -> None:
+    root = plain(tmp_path, 12, labels=labels)
+    folders = ("images", "labels") if labels else ("images",)
+    if not labels:  # only what has no counterpart on the other side can tell
+        for path in (root / "images").iterdir():
+            rewrite(path, lambda data: data[4:14])
+    for folder in folders:
+        rewrite(root / folder / "s7.nii", lambda data: data[::-1])
+    (finding,) = deepatlas.check(root).findings
+    assert (finding.kind, finding.files[0]) == ("flip-suspected", root / folders[-1] / "s7.nii")
+    assert "likely, not certain" in finding.text
+
+
+def test_names_of_the_wrong_side_in_all_scans_are_one_finding(root: Path) -> None:
+    names = {**NAMES, "1": "ball_R", "2": "ball_L"}
+    (root / "dataset.json").write_text(json.dumps({"labels": names}))
+    (finding,) = deepatlas.check(root).findings
+    assert finding.kind == "flip-suspected"
+    assert finding.files == (root,)
+    assert "in 45 of 45 label maps" in finding.text
+
+
+def test_values_below_zero_in_one_scan_only(tmp_path: Path) -> None:
+    root = plain(tmp_path, 6)
+    rewrite(root / "images" / "s3.nii", lambda image: image / image.max() * 1000 - 500)
+    (finding,) = deepatlas.check(root).findings
+    assert (finding.kind, finding.scan) == ("intensity-outlier", "s3")
+    assert "it alone has values below 0" in finding.text
+
+
+def test_a_volume_among_pictures_and_a_damaged_table(tmp_path: Path) -> None:
+    for n in range(4):
+        picture = SimpleITK.GetImageFromArray(draw(n)[1][:, :, 9] * np.uint8(80))
+        (tmp_path / "imagesTr").mkdir(exist_ok=True)
+        SimpleITK.WriteImage(picture, str(tmp_path / "imagesTr" / f"s{n}.png"))
+    save(tmp_path / "imagesTr" / "v.nii", draw(5)[0])
+    (tmp_path / "dataset.json").write_text('{"labels": {"a": "b"}}')
+    found = {(f.kind, f.files[0].name) for f in deepatlas.check(tmp_path).findings}
+    assert found == {("volume-among-slices", "v.nii"), ("layout", "dataset.json")}
+
+
+def test_faults_of_a_split_are_findings(root: Path, tmp_path: Path) -> None:
+    split = tmp_path / "s.json"
+    split.write_text(json.dumps({"train": ["s00", "lost"], "test": ["s00"]}))
+    findings = deepatlas.check(root, split=split).findings
+    assert [(f.kind, f.files) for f in findings] == [("split", (split,))] * 2
+    assert kinds(root, split=tmp_path / "none.json") == ["split"]
+
+
+def test_copies_of_a_scan_in_two_parts(root: Path, tmp_path: Path) -> None:
+    copied(root / "imagesTr", root / "labelsTr", "s09.nii.gz")
+    split = tmp_path / "s.json"
+    split.write_text(json.dumps({"train": ["s00", "s01"], "test": ["s09"]}))
+    assert kinds(root, split=split) == ["subject-in-two-parts", "duplicate-scan"]
+
+
+def test_long_lists_are_cut_unless_all_is_asked_for(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (root / "labelsTr").iterdir():
+        rewrite(path, lambda labels: labels.astype("f4"))
+    assert main(["check", str(root)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("is stored as float32") == 10
+    assert "and 35 more of this kind" in out
+    assert main(["check", str(root), "-v"]) == 0
+    assert capsys.readouterr().out.count("is stored as float32") == 45
+
+
+def test_what_is_no_cohort_ends_with_two(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (tmp_path, tmp_path / "none"):
+        assert main(["check", str(folder)]) == 2
+        assert capsys.readouterr().err.startswith(f"deepatlas check: {folder}: ")
+
+
+def test_damaged_files_are_findings_and_never_a_traceback(tmp_path: Path) -> None:
+    root = plain(tmp_path, 3)
+    whole = (root / "images" / "s0.nii").read_bytes()
+    rng = np.random.default_rng(0)
+    for n in range(120):
+        content = bytearray(whole)
+        if n % 3 == 0:
+            content = content[: rng.integers(0, 400)]
+        else:  # bytes of the header, or of qform and sform
+            start, stop = ((0, 348), (252, 328))[n % 3 - 1]
+            for place in rng.integers(start, stop, 12):
+                content[place] = rng.integers(256)
+        folder = ("images", "labels")[n % 2]
+        (root / folder / f"x{n:03}.nii").write_bytes(content)
+        if folder == "labels":
+            save(root / "images" / f"x{n:03}.nii", draw(n)[0])
+    found = deepatlas.check(root, json=tmp_path / "found.json")
+    assert len({f.scan for f in found.findings if f.severity == "error"}) > 40
+    assert json.loads((tmp_path / "found.json").read_text())["counts"] == found.counts
+
+
+def test_training_says_how_many_warnings_there_are(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copied(root / "imagesTr", root / "labelsTr", "s09.nii.gz")
+    check_cohort(read_cohort(root), needs_labels=True, needs_pairs=True)
+    assert caplog.messages == [f"1 warning; `deepatlas check {root}` shows it"]
+
+
+def test_hippocampus_is_clean_and_looked_at_in_seconds() -> None:
+    if not (REAL / "hippocampus").is_dir():
+        pytest.skip(f"no folder {REAL / 'hippocampus'}; name its parent in DEEPATLAS_DATA")
+    command = [sys.executable, "-m", "deepatlas", "check", str(REAL / "hippocampus")]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "0 errors, 0 warnings" in done.stdout
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
+
+
+@pytest.mark.slow
+def test_brain_is_clean() -> None:
+    if not (REAL / "brain").is_dir():
+        pytest.skip(f"no folder {REAL / 'brain'}; name its parent in DEEPATLAS_DATA")
+    assert kinds(REAL / "brain") == ["rare-structure"]

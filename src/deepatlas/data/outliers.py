@@ -133,7 +133,8 @@ def _far(distances: np.ndarray, *, floor: float, few: float, sigmas: float) -> l
         far = np.flatnonzero(distances > few)
         rest = np.delete(distances, far)
         return far.tolist() if len(far) == 1 and rest.max() < few / 2 else []
-    far = np.flatnonzero(distances > max(floor, _bound(distances, sigmas)))
+    most = float(np.quantile(distances, 1 - _ODD))  # of two common kinds, all may be equally far
+    far = np.flatnonzero(distances > max(floor, _bound(distances, sigmas), 2 * most))
     return far.tolist() if len(far) <= _ODD * len(distances) else []
 
 
