@@ -65,9 +65,9 @@ def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A clean Decathlon cohort of 45 scans, all of them labelled."""
+    """A clean Decathlon cohort of 50 scans, all of them labelled."""
     folder = tmp_path / "cohort"
-    for n in range(45):
+    for n in range(50):
         image, labels = draw(n)
         save(folder / "imagesTr" / f"s{n:02}.nii.gz", image)
         save(folder / "labelsTr" / f"s{n:02}.nii.gz", labels)
@@ -86,7 +86,7 @@ def test_a_clean_cohort_has_no_findings(root: Path, capsys: pytest.CaptureFixtur
     assert main(["check", str(root)]) == 0
     out = capsys.readouterr().out
     assert out == (
-        f"{root}: 45 scans, 45 with label maps of 3 structures; 3-D, 26 x 20 x 23 voxels of "
+        f"{root}: 50 scans, 50 with label maps of 3 structures; 3-D, 26 x 20 x 23 voxels of "
         "1.2 x 1.5 x 1.1 mm\n0 errors, 0 warnings, 0 notes\n"
     )
 
@@ -118,6 +118,13 @@ def with_affine(path: Path, affine: np.ndarray, qform: np.ndarray | None = None)
     image.set_sform(affine, 1)
     image.set_qform(affine if qform is None else qform, 1)
     image.to_filename(path)
+
+
+def damaged_qform(images: Path, labels: Path, name: str) -> None:
+    content = bytearray(gzip.decompress((images / name).read_bytes()))
+    content[252:254] = (1).to_bytes(2, "little")  # qform_code
+    content[256:268] = np.array([1.5, 0.7, 0], "<f4").tobytes()  # no rotation
+    (images / name).write_bytes(gzip.compress(bytes(content)))
 
 
 def shifted(mm: float) -> np.ndarray:
@@ -229,6 +236,8 @@ PLANTED: list[tuple[str, Change, str, str]] = [
     ("header-shift", lambda _, m, n: with_affine(m / n, shifted(0.3)), "labelsTr/{}", "0.3 mm"),
     ("mask-0-255", on_labels(lambda a: (a > 0) * np.uint8(255)), "labelsTr/{}", "threshold"),
     ("mask-0-255", on_labels(soft), "labelsTr/{}", "soft edges"),
+    ("mask-0-255", on_labels(lambda a: (resampled(255.0 * (a > 0), (0.5, 0, 0))).astype("u1")),
+     "labelsTr/{}", "2 values"),
     ("unknown-label", on_labels(unnamed), "labelsTr/{}", "values 9 are not"),
     ("missing-structure", on_labels(lambda a: a * (a != 3)), "labelsTr/{}", "lacks 3 (Stem)"),
     ("duplicate-scan", copied, "imagesTr/{}", "same voxels as s01"),
@@ -236,6 +245,7 @@ PLANTED: list[tuple[str, Change, str, str]] = [
      "the label map of s02"),
     ("forms-differ", lambda i, _, n: with_affine(i / n, AFFINE, shifted(7)), "imagesTr/{}",
      "by up to 7.0 mm"),
+    ("forms-differ", damaged_qform, "imagesTr/{}", "sform and qform differ much"),
     ("intensity-outlier", on_image(invert), "imagesTr/{}", "likely, not certain"),
     ("flip-suspected", mirrored, "labelsTr/{}", "in 1 of 1 pairs"),
     ("float-labels", on_labels(lambda a: a.astype("f4")), "labelsTr/{}", "float32"),
@@ -358,7 +368,7 @@ def test_names_of_the_wrong_side_in_all_scans_are_one_finding(root: Path) -> Non
     (finding,) = deepatlas.check(root).findings
     assert finding.kind == "flip-suspected"
     assert finding.files == (root,)
-    assert "in 45 of 45 label maps" in finding.text
+    assert "in 50 of 50 label maps" in finding.text
 
 
 def test_values_below_zero_in_one_scan_only(tmp_path: Path) -> None:
@@ -403,9 +413,9 @@ def test_long_lists_are_cut_unless_all_is_asked_for(
     assert main(["check", str(root)]) == 0
     out = capsys.readouterr().out
     assert out.count("is stored as float32") == 10
-    assert "and 35 more of this kind" in out
+    assert "and 40 more of this kind" in out
     assert main(["check", str(root), "-v"]) == 0
-    assert capsys.readouterr().out.count("is stored as float32") == 45
+    assert capsys.readouterr().out.count("is stored as float32") == 50
 
 
 def test_what_is_no_cohort_ends_with_two(
