@@ -1,8 +1,8 @@
 """Joint learning of medical image registration and segmentation from few labels.
 
-One function a verb, the same names as the commands: `train`, `segment`, `register`, `warp`,
-`convert`, `jacobian`, `evaluate`, `report`, `phantom`, `demo`. Importing `deepatlas` imports
-nothing heavy; a verb does when called.
+One function a verb, the same names as the commands: `check`, `train`, `segment`, `register`,
+`warp`, `convert`, `jacobian`, `evaluate`, `report`, `phantom`, `demo`. Importing `deepatlas`
+imports nothing heavy; a verb does when called.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from deepatlas.api import (
+    check,
     convert,
     demo,
     evaluate,
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BadInput",
     "DeepAtlasError",
+    "check",
     "convert",
     "demo",
     "evaluate",

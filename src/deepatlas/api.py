@@ -20,10 +20,45 @@ if TYPE_CHECKING:
     from deepatlas.inference.chain import Warped
     from deepatlas.inference.register import Registered
     from deepatlas.inference.volume_change import VolumeChange
+    from deepatlas.run.check import CohortCheck
     from deepatlas.run.folder import RunFolder
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 Progress: TypeAlias = Callable[..., None]
+
+
+def check(
+    cohort: PathLike,
+    *,
+    split: PathLike | None = None,
+    json: PathLike | None = None,
+    progress: Progress | None = None,
+) -> CohortCheck:
+    """Look at every file of a cohort: what keeps it from being trained on, and what looks odd.
+
+    Parameters
+    ----------
+    cohort : a folder as `train` takes it.
+    split : JSON with the lists "train", "validation" and "test"; then subjects that are in two of
+        them are found.
+    json : a file that gets the findings, for other programs.
+
+    Returns
+    -------
+    The findings, each with its severity (error, warning, note), kind, files and a sentence on what
+    was expected and what to do; their `counts`, and what was `looked_at`.
+    """
+    from deepatlas.io.atomic import write_json
+    from deepatlas.run.check import check as check_folder
+
+    found = check_folder(
+        Path(cohort),
+        split=_path(split),
+        progress=None if progress is None else partial(progress, "checking"),
+    )
+    if json is not None:
+        write_json(Path(json), found.to_json())
+    return found
 
 
 def train(

@@ -1,6 +1,7 @@
 """From the command line to a command, and from what went wrong to an exit code.
 
-0 done; 1 a defect of deepatlas; 2 something the user can mend; 130 interrupted.
+0 done; 1 a defect of deepatlas, or errors that `check` found in a cohort; 2 something the user can
+mend; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import deepatlas
 from deepatlas.cli import (
+    check,
     console,
     convert,
     demo,
@@ -28,7 +30,9 @@ from deepatlas.cli import (
 )
 from deepatlas.errors import DeepAtlasError
 
-COMMANDS = (train, segment, register, warp, convert, jacobian, evaluate, report, phantom, demo)
+COMMANDS = (
+    check, train, segment, register, warp, convert, jacobian, evaluate, report, phantom, demo,
+)  # fmt: skip
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -52,15 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         with console.logging_to_stderr(args.verbosity):
-            args.run(args)
+            code: int = args.run(args) or 0
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _say(args, f"interrupted; {args.if_interrupted}", code=130)
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         _give_up_stdout()
+        code = 0
     except Exception as error:
         return _explain(args, error)
-    return 0
+    return code
 
 
 def _explain(args: argparse.Namespace, error: Exception) -> int:

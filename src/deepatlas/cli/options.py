@@ -15,13 +15,13 @@ AGAIN = "the same command again starts anew"
 def command(
     subparsers: Subparsers,
     name: str,
-    run: Callable[[argparse.Namespace], None],
+    run: Callable[[argparse.Namespace], int | None],
     summary: str,
     *,
     epilog: str | None = None,
     if_interrupted: str = AGAIN,
 ) -> argparse.ArgumentParser:
-    """Add a command whose `run` gets the parsed arguments.
+    """Add a command whose `run` gets the parsed arguments and may return an exit code.
 
     `if_interrupted` ends the sentences "interrupted; ..." and "the disk is full; ..., then ...".
     """

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
+from deepatlas.data.findings import SEVERITIES, Finding, from_faults
+from deepatlas.data.leaks import leaks
 from deepatlas.data.survey import FileFacts, Survey, survey
+from deepatlas.data.suspicions import suspicions
 from deepatlas.errors import BadInput
 from deepatlas.io.subject import Cohort, Subject
+
+logger = logging.getLogger(__name__)
+
+_NOISE_MM = 1e-3  # between the corners of two grids: rounding of headers, and not worth a note
+_NOISE = 0.02  # of a voxel: also rounding, of a qform whose turn is near 180 degrees
 
 
 def check_cohort(
@@ -15,14 +24,18 @@ def check_cohort(
     *,
     needs_labels: bool,
     needs_pairs: bool,
+    parts: Mapping[str, Sequence[str]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Survey:
     """Look at every file of a cohort; all faults are raised as one BadInput.
+
+    These are the errors of `find`; of its warnings, only the number is logged.
 
     Parameters
     ----------
     needs_labels : the recipe has a segmentation network.
     needs_pairs : the recipe has a registration network.
+    parts : of a split, by name: ids of scans. No subject may be in two of them.
     progress : called with the number of scans read and their total.
 
     Returns
@@ -34,18 +47,42 @@ def check_cohort(
     ------
     BadInput : one sentence for each fault, naming the file and the remedy.
     """
-    faults = [*cohort.faults, *_recipe_faults(cohort, needs_labels, needs_pairs)]
     facts = survey(cohort, progress)
-    for subject in cohort.subjects:
-        scan = facts[subject.id]
-        faults += scan.image.faults
-        if scan.labels is not None:
-            faults += scan.labels.faults
-            faults += _pair_faults(subject, scan.image, scan.labels)
-    faults += _axes_faults(cohort, facts)
+    found = find(cohort, facts, parts)
+    faults = _recipe_faults(cohort, needs_labels, needs_pairs)
+    faults += [str(finding) for finding in found if finding.severity == "error"]
     if faults:
         raise BadInput(faults)
+    warnings = sum(finding.severity == "warning" for finding in found)
+    if warnings:
+        logger.warning(
+            "%d warning%s; `deepatlas check %s` shows %s",
+            warnings, "s"[: warnings > 1], cohort.root, "them" if warnings > 1 else "it",
+        )  # fmt: skip
     return facts
+
+
+def find(
+    cohort: Cohort, facts: Survey, parts: Mapping[str, Sequence[str]] | None = None
+) -> list[Finding]:
+    """All that can be said of a cohort, errors first.
+
+    Parameters
+    ----------
+    facts : the cohort's survey.
+    parts : of a split, by name: ids of scans.
+    """
+    found = from_faults(cohort.faults, "layout")
+    for subject in cohort.subjects:
+        scan = facts[subject.id]
+        found += from_faults(scan.image.faults, "unreadable", subject.image, subject.id)
+        if scan.labels is not None and subject.labels is not None:
+            found += from_faults(scan.labels.faults, "unreadable", subject.labels, subject.id)
+            found += _pair_findings(subject, scan.image, scan.labels)
+    found += _slices(cohort, facts)
+    found += leaks(cohort, parts or {}, facts)
+    found += suspicions(cohort, facts)
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def _recipe_faults(cohort: Cohort, needs_labels: bool, needs_pairs: bool) -> list[str]:
@@ -73,29 +110,36 @@ def _recipe_faults(cohort: Cohort, needs_labels: bool, needs_pairs: bool) -> lis
     return faults
 
 
-def _pair_faults(subject: Subject, image: FileFacts, labels: FileFacts) -> list[str]:
+def _pair_findings(subject: Subject, image: FileFacts, labels: FileFacts) -> list[Finding]:
     """What is wrong between a label map and its image."""
-    if image.geometry is None or labels.geometry is None:
+    if image.geometry is None or labels.geometry is None or subject.labels is None:
         return []
+    files = (subject.labels, subject.image)
     remedy = f"resample the labels onto {subject.image} with nearest neighbour"
     if labels.geometry.shape != image.geometry.shape:
-        return [
-            f"{subject.labels}: has {_times(labels.geometry.shape)} voxels, its image "
+        text = (
+            f"has {_times(labels.geometry.shape)} voxels, its image "
             f"{_times(image.geometry.shape)}; expected the image's grid: {remedy}"
-        ]
-    if not labels.geometry.same_as(image.geometry):
-        apart = (labels.geometry.corners_mm() - image.geometry.corners_mm()).norm(dim=-1).max()
-        return [
-            f"{subject.labels}: lies up to {float(apart):.3g} mm away from its image by its "
-            f"affine; expected the image's grid: copy the image's header, or {remedy}"
-        ]
-    return []
+        )
+        return [Finding("other-shape", text, files, subject.id)]
+    difference = labels.geometry.corners_mm() - image.geometry.corners_mm()
+    apart = float(difference.norm(dim=-1).max())
+    if labels.geometry.same_as(image.geometry, _NOISE_MM):
+        return []
+    if apart <= _NOISE * min(image.geometry.spacing_mm):
+        text = f"lies {apart:.2g} mm away from its image, by rounding in a header; left as it is"
+        return [Finding("header-noise", text, files, subject.id)]
+    text = (
+        f"lies up to {apart:.3g} mm away from its image by its affine; expected the image's grid: "
+        f"copy the image's header, or {remedy}"
+    )
+    return [Finding("header-shift", text, files, subject.id)]
 
 
-def _axes_faults(cohort: Cohort, facts: Survey) -> list[str]:
+def _slices(cohort: Cohort, facts: Survey) -> list[Finding]:
     """Slices among volumes, or the other way round."""
     axes = {
-        subject.id: geometry.ndim
+        subject.id: sum(n > 1 for n in geometry.shape)
         for subject in cohort.subjects
         if (geometry := facts[subject.id].image.geometry) is not None
     }
@@ -103,8 +147,13 @@ def _axes_faults(cohort: Cohort, facts: Survey) -> list[str]:
         return []
     usual = Counter(axes.values()).most_common(1)[0][0]
     return [
-        f"{subject.image}: is {axes[subject.id]}-D, most scans are {usual}-D; expected one kind: "
-        "remove it or keep it in a folder of its own"
+        Finding(
+            "single-slice" if axes[subject.id] < usual else "volume-among-slices",
+            f"is {axes[subject.id]}-D, most scans are {usual}-D; expected one kind: remove it or "
+            "keep it in a folder of its own",
+            (subject.image,),
+            subject.id,
+        )
         for subject in cohort.subjects
         if axes.get(subject.id, usual) != usual
     ]

@@ -6,12 +6,15 @@ import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from deepatlas.data.appearance import Appearance, Structures, appearance_of, structures_of
 from deepatlas.data.labels import label_values
-from deepatlas.errors import BadInput
-from deepatlas.io.images import decode_geometry, decode_image, decode_labels, read_content
+from deepatlas.errors import BadInput, Fault
+from deepatlas.io.header import forms_differ_mm, read_placement
+from deepatlas.io.images import decode_header, decode_image, decode_labels, read_content
 from deepatlas.io.subject import Cohort, Subject
 from deepatlas.spatial.geometry import Geometry, Volume
 
@@ -29,6 +32,11 @@ class FileFacts:
     faults : one sentence each.
     values : of a label map: the values other than 0, ascending.
     dtype : of a label map: its integer type on disk.
+    voxels : SHA-256 of shape and values, whatever file they are in; empty as `digest`.
+    stored : the type on disk, such as "float32".
+    forms_mm : how far apart sform and qform place a voxel.
+    appearance : of an image.
+    structures : of a label map.
     """
 
     digest: str
@@ -36,6 +44,11 @@ class FileFacts:
     faults: tuple[str, ...] = ()
     values: tuple[int, ...] = ()
     dtype: str = ""
+    voxels: str = ""
+    stored: str = ""
+    forms_mm: float = 0.0
+    appearance: Appearance | None = field(default=None, compare=False)
+    structures: Structures | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -72,59 +85,92 @@ def image_faults(volume: Volume, path: Path) -> tuple[str, ...]:
     bad = int((~image.isfinite()).sum())
     if bad:
         return (
-            f"{path}: {bad} of {image.numel()} voxels are NaN or infinite; "
-            "expected finite numbers: replace them, for example by 0",
+            Fault(
+                f"{path}: {bad} of {image.numel()} voxels are NaN or infinite; "
+                "expected finite numbers: replace them, for example by 0",
+                "nan-or-inf",
+            ),
         )
     low, high = float(image.min()), float(image.max())
     if low == high:
         return (
-            f"{path}: every voxel is {low:g}; expected an image: "
-            "export the scan again or remove it",
+            Fault(
+                f"{path}: every voxel is {low:g}; expected an image: "
+                "export the scan again or remove it",
+                "constant-image",
+            ),
         )
     return ()
 
 
 def _look(subject: Subject) -> ScanFacts:
-    image = _look_at_image(subject.image)
-    return ScanFacts(image, None if subject.labels is None else _look_at_labels(subject.labels))
+    image = _look_at(subject.image, _image_facts)
+    return ScanFacts(
+        image, None if subject.labels is None else _look_at(subject.labels, _label_facts)
+    )
 
 
-def _look_at_image(path: Path) -> FileFacts:
-    digest, geometry = "", None
+def _look_at(path: Path, facts_in: Callable[[bytes, Path], dict[str, Any]]) -> FileFacts:
+    """Read a file once; what is found before a fault stays."""
+    found: dict[str, Any] = {"digest": "", "geometry": None}
     try:
         content = read_content(path)
-        digest = hashlib.sha256(content).hexdigest()
-        geometry = decode_geometry(content, path)
-        volume = decode_image(content, path)
-        return FileFacts(digest, geometry, image_faults(volume, path))
+        found["digest"] = hashlib.sha256(content).hexdigest()
+        header = decode_header(content, path)
+        found["geometry"] = read_placement(header, path)
+        found["stored"] = header.get_data_dtype().name
+        found["forms_mm"] = forms_differ_mm(header)
+        return FileFacts(**found, **facts_in(content, path))
     except BadInput as error:
-        return FileFacts(digest, geometry, tuple(error.faults))
+        return FileFacts(**found, faults=tuple(error.faults))
 
 
-def _look_at_labels(path: Path) -> FileFacts:
-    digest, geometry = "", None
-    try:
-        content = read_content(path)
-        digest = hashlib.sha256(content).hexdigest()
-        geometry = decode_geometry(content, path)
-        volume, dtype = decode_labels(content, path)
-    except BadInput as error:
-        return FileFacts(digest, geometry, tuple(error.faults))
+def _image_facts(content: bytes, path: Path) -> dict[str, Any]:
+    volume = decode_image(content, path)
+    faults = image_faults(volume, path)
+    return {
+        "faults": faults,
+        "voxels": _digest(volume),
+        "appearance": None if faults else appearance_of(volume),
+    }
+
+
+def _label_facts(content: bytes, path: Path) -> dict[str, Any]:
+    volume, dtype = decode_labels(content, path)
     values = label_values(volume.data)
-    return FileFacts(digest, geometry, _value_faults(values, path), values, dtype.name)
+    return {
+        "faults": _value_faults(values, path),
+        "values": values,
+        "dtype": dtype.name,
+        "voxels": _digest(volume),
+        "structures": structures_of(volume, values),
+    }
+
+
+def _digest(volume: Volume) -> str:
+    shape = repr(volume.geometry.shape).encode()
+    digest = hashlib.sha256(shape)
+    digest.update(volume.data.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _value_faults(values: tuple[int, ...], path: Path) -> tuple[str, ...]:
     if not values:
         return (
-            f"{path}: no voxel is labelled (all are 0); expected at least one structure: "
-            "remove the file if the scan has no segmentation",
+            Fault(
+                f"{path}: no voxel is labelled (all are 0); expected at least one structure: "
+                "remove the file if the scan has no segmentation",
+                "empty-labels",
+            ),
         )
     if values[0] < 0:
         negative = [value for value in values if value < 0]
         shown = ", ".join(str(value) for value in negative[:3])
         return (
-            f"{path}: negative label values ({shown}); expected 0 for background and positive "
-            "values for structures: renumber them",
+            Fault(
+                f"{path}: negative label values ({shown}); expected 0 for background and "
+                "positive values for structures: renumber them",
+                "negative-labels",
+            ),
         )
     return ()

@@ -48,7 +48,8 @@ def read_placement(header: nib.Nifti1Header, name: object) -> Geometry:
         found = "x".join(str(n) for n in header.get_data_shape())
         raise BadInput(
             f"{name}: holds several volumes ({found} voxels); "
-            "expected one 2-D or 3-D scan: save one volume as a file of its own"
+            "expected one 2-D or 3-D scan: save one volume as a file of its own",
+            kind="several-volumes",
         )
     if min(shape) < 1:
         raise BadInput(f"{name}: has an axis without voxels {shape}; export the scan again")
@@ -56,7 +57,8 @@ def read_placement(header: nib.Nifti1Header, name: object) -> Geometry:
     if not _has_place(matrix, len(shape)):
         raise BadInput(
             f"{name}: its header (sform, qform) does not say where the voxels lie; "
-            "mend the header or export the scan again"
+            "mend the header or export the scan again",
+            kind="no-place",
         )
     if len(shape) == 2:
         matrix = _flatten(matrix)
@@ -83,7 +85,8 @@ def from_other_format(
         raise BadInput(f"{name}: has an axis without voxels {tuple(shape)}; export the scan again")
     if not _has_place(matrix_mm, 3):
         raise BadInput(
-            f"{name}: its header does not say where the voxels lie; export the scan again"
+            f"{name}: its header does not say where the voxels lie; export the scan again",
+            kind="no-place",
         )
     header = nib.Nifti2Header()
     header.set_data_shape(shape)
@@ -132,14 +135,21 @@ def is_in_plane(header: nib.Nifti1Header) -> bool:
 
 
 def forms_differ_mm(header: nib.Nifti1Header) -> float:
-    """How far apart, at most, sform and qform place a voxel; 0 unless both are set."""
+    """How far apart, at most, sform and qform place a voxel; 0 unless both are set.
+
+    Infinity where the qform is damaged.
+    """
     shape = space_shape(header)
     if shape is None or int(header["qform_code"]) <= 0 or int(header["sform_code"]) <= 0:
         return 0.0
     corners = np.array(list(np.ndindex(*[2] * 3))) * (np.array([*shape, 1][:3]) - 1)
-    apart = header.get_sform() - header.get_qform()
+    try:
+        apart = header.get_sform() - header.get_qform()
+    except (ValueError, HeaderDataError):
+        return np.inf
     moved = corners @ apart[:3, :3].T + apart[:3, 3]
-    return float(np.linalg.norm(moved, axis=1).max()) * _unit_mm(header)
+    worst = float(np.linalg.norm(moved, axis=1).max()) * _unit_mm(header)
+    return worst if np.isfinite(worst) else np.inf
 
 
 def _has_place(matrix: np.ndarray, ndim: int) -> bool:
@@ -171,7 +181,8 @@ def _matrix_mm(header: nib.Nifti1Header, name: object) -> np.ndarray:
             matrix = np.diag([*np.where(spacing > 0, spacing, 1.0) * (-1, -1, 1), 1.0])
     except (ValueError, HeaderDataError) as error:
         raise BadInput(
-            f"{name}: the orientation in its header is damaged ({error}); export the scan again"
+            f"{name}: the orientation in its header is damaged ({error}); export the scan again",
+            kind="no-place",
         ) from error
     matrix[:3] *= _unit_mm(header)
     return matrix

@@ -112,9 +112,14 @@ def read_labels(path: Path) -> tuple[Volume, np.dtype]:
     return decode_labels(read_content(path), path)
 
 
+def decode_header(content: bytes, path: Path) -> nib.Nifti1Header:
+    """`read_header` of a file's bytes; `path` is named in errors."""
+    return _format(path).header(content, path)
+
+
 def decode_geometry(content: bytes, path: Path) -> Geometry:
     """`read_geometry` of a file's bytes; `path` is named in errors."""
-    return read_placement(_format(path).header(content, path), path)
+    return read_placement(decode_header(content, path), path)
 
 
 def decode_image(content: bytes, path: Path) -> Volume:
@@ -213,7 +218,8 @@ def _whole(values: np.ndarray, path: Path) -> np.ndarray:
     if wrong.any():
         raise BadInput(
             f"{path}: {int(wrong.sum())} of {values.size} label voxels are NaN or infinite; "
-            "labels are integers: set them to 0 or mend the map"
+            "labels are integers: set them to 0 or mend the map",
+            kind="nan-or-inf",
         )
     nearest = np.rint(values)
     wrong = np.abs(values - nearest) > _WHOLE
@@ -221,7 +227,8 @@ def _whole(values: np.ndarray, path: Path) -> np.ndarray:
         example = float(values[wrong].flat[0])
         raise BadInput(
             f"{path}: {int(wrong.sum())} of {values.size} label voxels are fractions, such as "
-            f"{example:.4g}; labels are integers: resample label maps with nearest neighbour"
+            f"{example:.4g}; labels are integers: resample label maps with nearest neighbour",
+            kind="fractional-labels",
         )
     if values.size and np.abs(nearest).max() >= 2.0**63:
         raise BadInput(f"{path}: label values above 2^63 - 1; renumber them")

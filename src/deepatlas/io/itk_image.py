@@ -130,7 +130,8 @@ def _metaimage(content: bytes, path: Path, *, voxels: bool = True) -> _Parts:
         except zlib.error as error:
             raise BadInput(
                 f"{path}: its packed voxels are damaged or truncated ({error}); "
-                "copy or export it again"
+                "copy or export it again",
+                kind="truncated",
             ) from error
     header = _META_PACKED.sub(b"CompressedData = False", _META_PACKED_SIZE.sub(b"", header))
     return _Parts("Meta", header, data, _META_TEXT.search(header) is not None)
@@ -149,7 +150,8 @@ def _nrrd(content: bytes, path: Path, *, voxels: bool = True) -> _Parts:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise BadInput(
                 f"{path}: its packed voxels are damaged or truncated ({error}); "
-                "copy or export it again"
+                "copy or export it again",
+                kind="truncated",
             ) from error
     header = _NRRD_PACKED.sub(b"encoding: raw", header)
     return _Parts("Nrrd", header, data, _NRRD_TEXT.search(header) is not None)
@@ -165,7 +167,8 @@ def _decode(parts: _Parts, path: Path) -> tuple[nib.Nifti2Header, np.ndarray]:
         if len(parts.voxels) * (_TEXT_BYTES if parts.is_text else 1) < size:
             raise BadInput(
                 f"{path}: truncated: {len(parts.voxels)} of {size} bytes of voxels are there; "
-                "copy or export it again"
+                "copy or export it again",
+                kind="truncated",
             )
         values = SimpleITK.GetArrayFromImage(reader.Execute())
     return header, values.T  # ITK's arrays begin with the last axis
@@ -206,7 +209,8 @@ def _header(reader: Any, path: Path) -> nib.Nifti2Header:
     if dtype is None or reader.GetNumberOfComponents() != 1:
         raise BadInput(
             f"{path}: holds colours, vectors or complex numbers; "
-            "expected one grey value a voxel: convert it"
+            "expected one grey value a voxel: convert it",
+            kind="not-grey",
         )
     shape, n = reader.GetSize(), len(reader.GetSize())
     axes = np.array(reader.GetDirection()).reshape(n, n) * np.array(reader.GetSpacing())

@@ -41,7 +41,8 @@ def decode_array(content: bytes, path: Path) -> tuple[nib.Nifti2Header, np.ndarr
     if len(voxels) < size:
         raise BadInput(
             f"{path}: truncated: {len(voxels)} of {size} bytes of voxels are there; "
-            "copy or export it again"
+            "copy or export it again",
+            kind="truncated",
         )
     return header, np.frombuffer(voxels, dtype).reshape(shape, order="F")
 
@@ -49,7 +50,10 @@ def decode_array(content: bytes, path: Path) -> tuple[nib.Nifti2Header, np.ndarr
 def _parsed(start: bytes, path: Path) -> tuple[nib.Nifti2Header, np.dtype]:
     """The header, and the type of the values with its byte order."""
     if len(start) < DATA_OFFSET:
-        raise BadInput(f"{path}: {'truncated' if start else 'is empty'}; copy or export it again")
+        raise BadInput(
+            f"{path}: {'truncated' if start else 'is empty'}; copy or export it again",
+            kind="truncated",
+        )
     try:
         found = MGHHeader(start)
         with np.errstate(all="ignore"):  # a damaged placement is told below

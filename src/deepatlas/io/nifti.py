@@ -98,14 +98,18 @@ def _damage(path: Path) -> Iterator[None]:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise BadInput(
-            f"{path}: damaged or truncated gzip file ({error}); copy or export it again"
+            f"{path}: damaged or truncated gzip file ({error}); copy or export it again",
+            kind="truncated",
         ) from error
 
 
 def _parse_header(start: bytes, path: Path) -> nib.Nifti1Header:
     kind = nib.Nifti2Header if start[:4] in _NIFTI2 else nib.Nifti1Header
     if len(start) < kind.sizeof_hdr:
-        raise BadInput(f"{path}: {'truncated' if start else 'is empty'}; copy or export it again")
+        raise BadInput(
+            f"{path}: {'truncated' if start else 'is empty'}; copy or export it again",
+            kind="truncated",
+        )
     try:
         header = kind.from_fileobj(io.BytesIO(start[: kind.sizeof_hdr]))
         if header["magic"].item().rstrip(b"\0")[:3] not in (b"n+1", b"n+2"):
@@ -126,7 +130,8 @@ def decode_array(content: bytes, path: Path) -> tuple[nib.Nifti1Header, np.ndarr
     if dtype.kind not in "iuf":
         raise BadInput(
             f"{path}: holds {'complex numbers' if dtype.kind == 'c' else 'colours'}; "
-            "expected one grey value a voxel: convert it"
+            "expected one grey value a voxel: convert it",
+            kind="not-grey",
         )
     shape = tuple(int(n) for n in header.get_data_shape())
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
@@ -134,7 +139,8 @@ def decode_array(content: bytes, path: Path) -> tuple[nib.Nifti1Header, np.ndarr
     if min(shape, default=0) < 0 or len(content) < offset + size:
         raise BadInput(
             f"{path}: truncated: {max(len(content) - offset, 0)} of {size} bytes of voxels "
-            "are there; copy or export it again"
+            "are there; copy or export it again",
+            kind="truncated",
         )
     with _damage(path):
         values = np.asanyarray(nib.arrayproxy.ArrayProxy(io.BytesIO(content), header))

@@ -72,13 +72,15 @@ def _header(picture: Image.Image, path: Path) -> nib.Nifti2Header:
     if picture.mode not in _GREY:
         raise BadInput(
             f"{path}: holds colours or transparency ({picture.mode}); expected one grey value a "
-            "pixel: convert it"
+            "pixel: convert it",
+            kind="not-grey",
         )
     pages = getattr(picture, "n_frames", 1)
     if pages != 1:
         raise BadInput(
             f"{path}: holds {pages} pages; expected one 2-D scan: save a page as a file of its "
-            "own, or the stack as NIfTI"
+            "own, or the stack as NIfTI",
+            kind="several-volumes",
         )
     return from_other_format(picture.size, _dtype(picture), _PLACE, path)
 

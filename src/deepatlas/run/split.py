@@ -32,7 +32,7 @@ def make_split(
     ------
     BadInput : a file that cannot be read, unknown or repeated ids, too few labelled scans.
     """
-    parts = _read_split(split, cohort) if split else {"train": [s.id for s in cohort.subjects]}
+    parts = read_split(split, cohort) if split else {"train": [s.id for s in cohort.subjects]}
     parts = {name: sorted(parts.get(name, [])) for name in PARTS}
     have = {subject.id for subject in cohort.labelled}
     available = [name for name in parts["train"] if name in have]
@@ -55,7 +55,13 @@ def labels_seen(split: dict[str, Any]) -> str:
     return f"{len(split['labelled'])} + {len(split['validation'])}"
 
 
-def _read_split(path: Path, cohort: Cohort) -> dict[str, list[str]]:
+def read_split(path: Path, cohort: Cohort) -> dict[str, list[str]]:
+    """Part to ids of a split file.
+
+    Raises
+    ------
+    BadInput : a file that cannot be read, unknown or repeated ids.
+    """
     try:
         parts = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -28,7 +28,7 @@ from deepatlas.run.changes import content_of, refuse_other_content, refuse_other
 from deepatlas.run.environment import describe_environment
 from deepatlas.run.folder import RunFolder
 from deepatlas.run.lock import locked
-from deepatlas.run.split import make_split
+from deepatlas.run.split import PARTS, make_split
 from deepatlas.run.stopping import stop_on_signals
 from deepatlas.training.recipe import Recipe, load_recipe
 from deepatlas.training.tasks.registration import Registration
@@ -193,7 +193,10 @@ def _check(job: Job) -> Survey:
     """What is in the files; all faults together, and those of the training part."""
     recipe, split = job.recipe, job.split
     facts = check_cohort(
-        _used(job), needs_labels=recipe.needs_labels, needs_pairs=recipe.needs_pairs
+        _used(job),
+        needs_labels=recipe.needs_labels,
+        needs_pairs=recipe.needs_pairs,
+        parts={part: split[part] for part in PARTS},
     )
     faults = []
     if recipe.needs_labels and not split["labelled"]:

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from deepatlas.errors import Fault
 from deepatlas.io.images import scan_id
 from deepatlas.io.layouts.folder import pair_up
 from deepatlas.io.subject import Cohort, Subject
@@ -39,13 +40,16 @@ def read(root: Path) -> Cohort:
 def _channel_faults(subjects: tuple[Subject, ...]) -> list[str]:
     """nnU-Net scans of several channels: x_0000 and x_0001 are one scan, not two."""
     ids = {subject.id for subject in subjects}
-    faults = []
+    faults: list[str] = []
     for subject in subjects:
         channel = re.fullmatch(r"(.+)_000[1-9]", scan_id(subject.image))
         if channel and channel[1] in ids:
             faults.append(
-                f"{subject.image}: a further channel of scan '{channel[1]}'; a scan has one "
-                "channel here: keep one file of each scan"
+                Fault(
+                    f"{subject.image}: a further channel of scan '{channel[1]}'; a scan has one "
+                    "channel here: keep one file of each scan",
+                    "several-channels",
+                )
             )
     return faults
 
