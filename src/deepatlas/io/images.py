@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from deepatlas.errors import BadInput
-from deepatlas.io import itk_image, mgh, nifti, picture
+from deepatlas.io import metaimage, mgh, nifti, nrrd_file, picture
 from deepatlas.io.header import placed, read_placement
 from deepatlas.spatial.geometry import Geometry, Volume
 
@@ -44,7 +44,7 @@ class Format:
 
 
 _NIFTI = Format(nifti.decode_header, nifti.decode_array)
-_METAIMAGE = Format(itk_image.metaimage_header, itk_image.decode_metaimage, itk_image.read_content)
+_METAIMAGE = Format(metaimage.decode_header, metaimage.decode_array, metaimage.read_content)
 _MGH = Format(mgh.decode_header, mgh.decode_array)
 _PICTURE = Format(picture.decode_header, picture.decode_array)
 FORMATS = {
@@ -52,7 +52,7 @@ FORMATS = {
     ".nii": _NIFTI,
     ".mha": _METAIMAGE,
     ".mhd": _METAIMAGE,
-    ".nrrd": Format(itk_image.nrrd_header, itk_image.decode_nrrd),
+    ".nrrd": Format(nrrd_file.decode_header, nrrd_file.decode_array),
     ".mgz": _MGH,
     ".mgh": _MGH,
     ".png": _PICTURE,
