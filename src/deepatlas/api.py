@@ -46,14 +46,15 @@ def train(
 
     Parameters
     ----------
-    cohort : a Decathlon or nnU-Net folder, or one with images/ and labels/ of the same names.
+    cohort : a folder (plain, Decathlon, nnU-Net, Learn2Reg, BIDS) or a CSV that lists the scans.
     out : the run folder; where it exists already, the run goes on from its last checkpoint.
     recipe : one of `deepatlas.recipes`, by name.
     config : YAML with what differs from the recipe.
     overrides : dotted keys and their values, such as {"training.steps": 2000}; they come last.
     labelled : how many labels of the training part are used ("all", a number drawn by the seed,
         or a file with one scan id a line); the others are hidden.
-    split : JSON with the lists "train", "validation" and "test" of scan ids.
+    split : JSON with the lists "train", "validation" and "test" of scan ids; it comes before a
+        split that the cohort brings along (a column of the CSV, the pairs of Learn2Reg).
     init : a finished run whose networks this one starts from.
     seed : of all that is drawn; None takes the recipe's.
     cache : folder of prepared scans; None takes the user's cache folder.
