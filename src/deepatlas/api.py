@@ -90,11 +90,15 @@ def segment(
     images: PathLike | Sequence[PathLike],
     *,
     out: PathLike,
+    bids: bool = False,
     device: str = "auto",
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Segment scans; each `out`/<id>.nii.gz lies on its scan's own grid with the original values.
+
+    With `bids` the images have BIDS names (`sub-01_T1w.nii.gz`) and `out` becomes a derivative:
+    `sub-01/anat/sub-01_dseg.nii.gz`, `dseg.tsv` and `dataset_description.json`.
 
     Raises `BadInput` where two images have one name, and where the run has no such network.
     """
@@ -106,6 +110,7 @@ def segment(
         _run(run),
         [Path(image) for image in images],
         out=Path(out),
+        bids=bids,
         device=_compute(device, threads),
         progress=None if progress is None else partial(progress, "segmenting"),
     )
