@@ -151,3 +151,9 @@ def test_another_dataset_is_left_alone(run: RunFolder, raw: Path, tmp_path: Path
     with pytest.raises(BadInput, match=r"dseg\.tsv: other structures are segmented there"):
         segment(make_run(tmp_path / "other", renamed), images(raw), out=out, bids=True)
     assert "Left part" in (out / "dseg.tsv").read_text()
+    facts = out / "dataset_description.json"
+    for content in ["{", "[]", facts.read_text().replace('"Name": "deepatlas"', '"Name": "x"')]:
+        facts.write_text(content)
+        with pytest.raises(BadInput, match="none that deepatlas made of these scans"):
+            segment(run, images(raw), out=out, bids=True)
+        assert facts.read_text() == content

@@ -144,6 +144,7 @@ def test_label_names_and_groups_of_nnunet(make: Make) -> None:
     ("dataset", "why"),
     [
         ("{broken", "not readable"),
+        ("[" * 100_000, "not readable"),
         ("[1, 2]", "not readable"),
         ({"labels": ["a", "b"]}, "not readable"),
         ({"labels": {"a": 1.5}}, "the label entry"),

@@ -222,6 +222,8 @@ def _table(path: Path, faults: list[str]) -> dict[int, str]:
             faults.append(
                 f"{path}, line {line}: the index is {row['index']!r}; expected a whole number"
             )
+        elif int(row["index"]) in names:
+            faults.append(f"{path}, line {line}: label {row['index']} is named twice; keep one")
         elif row["name"] not in {"", "n/a"} and int(row["index"]) != 0:
             names[int(row["index"])] = row["name"]
     return names

@@ -91,7 +91,7 @@ def _files(root: Path) -> list[Path]:
 def _content(file: Path) -> dict[str, Any]:
     try:
         content = read_json(file)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise BadInput(f"{file}: not readable as a Learn2Reg JSON ({error}); mend it") from None
     if not isinstance(content.get("training"), list) or not content["training"]:
         raise BadInput(

@@ -11,7 +11,10 @@ Names = tuple[dict[int, str], dict[str, tuple[int, ...]], list[str]]
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; OSError or ValueError where there is none."""
-    content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except RecursionError:
+        raise ValueError("nested without end") from None
     if not isinstance(content, dict):
         raise ValueError('expected an object {"labels": ...}')
     return content
