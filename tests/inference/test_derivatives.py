@@ -67,8 +67,15 @@ def test_what_is_written(run: RunFolder, raw: Path) -> None:
     assert set(labels.data.unique().tolist()) == {0, *VALUES}
 
 
-def test_our_own_reader_takes_it_as_labels(run: RunFolder, raw: Path) -> None:
+def test_our_own_reader_takes_it_as_labels_only_once_it_is_no_prediction(
+    run: RunFolder, raw: Path
+) -> None:
     written = segment(run, images(raw), out=raw / "derivatives" / "x", bids=True)
+    cohort = read_cohort(raw)
+    assert cohort.labelled == ()
+    assert "segmentations that were predicted by deepatlas are left out: 2" in cohort.notes
+    facts = raw / "derivatives" / "x" / "dataset_description.json"
+    facts.write_text(facts.read_text().replace('"Name": "deepatlas"', '"Name": "A person"'))
     cohort = read_cohort(raw)
     assert [subject.labels for subject in cohort.subjects] == written
     assert cohort.label_names == {3: "Left part", 700: "label 700"}

@@ -82,6 +82,7 @@ def test_the_most_frequent_suffix_is_the_cohort(make: Make) -> None:
     (note,) = cohort.notes
     assert "the cohort is the 3 T2w scans; left out are T1w (2), FLAIR (1)" in note
     (root / "sub-03" / "anat" / "sub-03_T2w.nii.gz").unlink()
+    make("sub-02/anat/sub-02_FLAIR.nii.gz")  # two of each now
     assert [s.id for s in read_cohort(root).subjects] == ["sub-01_T1w", "sub-02_T1w"]
 
 
@@ -118,6 +119,12 @@ def test_an_entity_less_fits_where_there_is_one_scan(make: Make) -> None:
         "sub-01/anat/sub-01_acq-mprage_T1w.nii.gz", f"{DERIVED}/sub-01/anat/sub-01_dseg.nii.gz"
     )
     assert labels_of(root) == {"sub-01_acq-mprage_T1w": f"{DERIVED}/sub-01/anat/sub-01_dseg.nii.gz"}
+
+
+def test_the_scan_with_just_these_entities_comes_first(make: Make) -> None:
+    labels = f"{DERIVED}/sub-01/anat/sub-01_dseg.nii.gz"
+    root = make("sub-01/anat/sub-01_T1w.nii", "sub-01/anat/sub-01_acq-x_T1w.nii", labels)
+    assert labels_of(root) == {"sub-01_T1w": labels, "sub-01_acq-x_T1w": None}
 
 
 def test_several_kinds_are_a_choice(make: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -96,3 +97,58 @@ def test_train_resume_segment_and_evaluate(
     if layout != "learn2reg":  # there the label map's name ends in _0000, and no result's does
         with pytest.raises(BadInput, match="a manual label map would be overwritten"):
             segment(run, [image], out=scan.labels.parent)
+
+
+def test_a_table_with_a_split_column(flat: dict[str, Path], tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(flat["table"].parent, root)
+    table = root / "cohort.csv"
+    header, *rows = table.read_text(encoding="utf-8-sig").splitlines()
+    parts = ["train", "train", "test", "test", "val", "val"]
+
+    def write(parts: list[str]) -> None:
+        lines = [f"{row};{part}" for row, part in zip(rows, parts, strict=True)]
+        table.write_text("\n".join([f"{header};split", *lines]))
+
+    write(parts)
+    with pytest.raises(BadInput, match="validation scans need labels, and sub-03_ses-b_T1w"):
+        train_tiny(table, tmp_path / "run", "segmentation", SHORT)
+    assert not (tmp_path / "run").exists()
+    write([*parts[:4], "train", "train"])
+    run = train_tiny(table, tmp_path / "run", "segmentation", SHORT)
+    assert run.split["test"] == ["sub-02_ses-a_T1w", "sub-02_ses-b_T1w"]
+    assert len(run.split["labelled"]) == 2
+    assert evaluate(run, table, tmp_path / "scores")["segmentation"]["dice"]["n"] == 1
+    write([*parts[:4], "test", "test"])
+    with pytest.raises(BadInput, match=r"split\.train: .*sub-03_ses-a_T1w"):
+        train_tiny(table, tmp_path / "run", "segmentation", {"training__steps": 5})
+    write([*parts[:4], "train", "test"])
+    with pytest.raises(BadInput, match=r"cohort\.csv: subject 'sub-03' is in train"):
+        train_tiny(table, tmp_path / "new", "segmentation", SHORT)
+    with pytest.raises(BadInput, match="nowhere"):
+        train_tiny(tmp_path / "nowhere.csv", tmp_path / "new", "segmentation", SHORT)
+
+
+def test_the_pairs_of_learn2reg_are_scored(flat: dict[str, Path], tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(flat["learn2reg"], root)
+    file = root / "Tiny_dataset.json"
+    content = json.loads(file.read_text())
+    names = ["sub-02_ses-a_T1w", "sub-03_ses-a_T1w"]
+    fixed, moving = (f"./imagesTr/{name}_0000.nii.gz" for name in names)
+    content["registration_val"] = [{"fixed": fixed, "moving": moving}]
+    file.write_text(json.dumps(content))
+    with pytest.raises(BadInput, match=r"subject 'sub-02' is in train .* and in test"):
+        train_tiny(root, tmp_path / "run", "voxelmorph", SHORT)
+    content["training"] = [
+        entry
+        for entry in content["training"]
+        if "ses-a" in entry["image"] or "01" in entry["image"]
+    ]
+    file.write_text(json.dumps(content))
+    run = train_tiny(root, tmp_path / "run", "voxelmorph", SHORT)
+    assert run.split["train"] == ["sub-01_ses-a_T1w", "sub-01_ses-b_T1w"]
+    summary = evaluate(run, root, tmp_path / "scores")
+    assert summary["registration"]["dice"]["n"] == 1
+    assert "the test part" in summary["notes"][0]
+    assert f"{names[1]},{names[0]}" in (tmp_path / "scores" / "pairs.csv").read_text()

@@ -8,7 +8,6 @@ Source: https://bids-specification.readthedocs.io, Derivatives, Imaging data typ
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 from deepatlas.data.plan import Plan
 from deepatlas.errors import BadInput
 from deepatlas.io.atomic import write_json, write_text
-from deepatlas.io.bids import VERSION, BidsName, parse_name
+from deepatlas.io.bids import VERSION, BidsName, made_here, parse_name, read_description
 from deepatlas.io.images import scan_id
 from deepatlas.run.environment import version_of
 
@@ -140,13 +139,8 @@ def _common_root(images: Sequence[Path]) -> Path | None:
 
 def _same_origin(path: Path, description: dict[str, Any]) -> bool:
     """Whether a description says that deepatlas made the dataset, from the same scans."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        maker = found["GeneratedBy"][0]["Name"]
-        links = found.get("DatasetLinks")
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError):
-        return False
-    return maker == "deepatlas" and links == description.get("DatasetLinks")
+    found = read_description(path.parent)
+    return made_here(found) and found.get("DatasetLinks") == description.get("DatasetLinks")
 
 
 def _table(plan: Plan) -> str:

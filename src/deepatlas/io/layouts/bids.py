@@ -5,6 +5,7 @@ left out. A segmentation `derivatives/*/sub-*/[ses-*/]anat/*_dseg.nii.gz` belong
 entities it bears, if it lies in that scan's own space (no `space-`, `space-orig` or `space-T1w`, no
 `res-`). All of them are of one kind: from one folder, with the same `seg-`, `desc-`, `atlas-`.
 Label names come from `dseg.tsv`, the columns index and name, beside a segmentation or above it.
+What `segment --bids` wrote is no label map to learn from.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepatlas.errors import BadInput
-from deepatlas.io.bids import BidsName, parse_name
+from deepatlas.io.bids import BidsName, made_here, parse_name, read_description
 from deepatlas.io.images import is_scan, scan_id
 from deepatlas.io.rows import read_rows
 from deepatlas.io.subject import Cohort, Subject
@@ -142,8 +143,12 @@ def _segmentations(
     found: list[_Segmentation] = []
     left_out: Counter[str] = Counter()
     for base in (root, derivatives, *below):
+        predicted = made_here(read_description(base))
         for file in _anatomical(base, []):  # what else a derivative holds is no fault of the cohort
             if file.name.suffix != "dseg":
+                continue
+            if predicted:
+                left_out["were predicted by deepatlas"] += 1
                 continue
             if not _in_own_space(file.name, images):
                 left_out["lie in another space than their scan"] += 1
