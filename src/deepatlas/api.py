@@ -81,14 +81,15 @@ def train(
 
     Parameters
     ----------
-    cohort : a Decathlon or nnU-Net folder, or one with images/ and labels/ of the same names.
+    cohort : a folder (plain, Decathlon, nnU-Net, Learn2Reg, BIDS) or a CSV that lists the scans.
     out : the run folder; where it exists already, the run goes on from its last checkpoint.
     recipe : one of `deepatlas.recipes`, by name.
     config : YAML with what differs from the recipe.
     overrides : dotted keys and their values, such as {"training.steps": 2000}; they come last.
     labelled : how many labels of the training part are used ("all", a number drawn by the seed,
         or a file with one scan id a line); the others are hidden.
-    split : JSON with the lists "train", "validation" and "test" of scan ids.
+    split : JSON with the lists "train", "validation" and "test" of scan ids; it comes before a
+        split that the cohort brings along (a column of the CSV, the pairs of Learn2Reg).
     init : a finished run whose networks this one starts from.
     seed : of all that is drawn; None takes the recipe's.
     cache : folder of prepared scans; None takes the user's cache folder.
@@ -124,11 +125,15 @@ def segment(
     images: PathLike | Sequence[PathLike],
     *,
     out: PathLike,
+    bids: bool = False,
     device: str = "auto",
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Segment scans; each `out`/<id>.nii.gz lies on its scan's own grid with the original values.
+
+    With `bids` the images have BIDS names (`sub-01_T1w.nii.gz`) and `out` becomes a derivative:
+    `sub-01/anat/sub-01_dseg.nii.gz`, `dseg.tsv` and `dataset_description.json`.
 
     Raises `BadInput` where two images have one name, and where the run has no such network.
     """
@@ -140,6 +145,7 @@ def segment(
         _run(run),
         [Path(image) for image in images],
         out=Path(out),
+        bids=bids,
         device=_compute(device, threads),
         progress=None if progress is None else partial(progress, "segmenting"),
     )

@@ -106,8 +106,10 @@ def test_segment(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> 
     assert run("segment r a.nii b.nii.gz --out o --device cpu") == 0
     args, kwargs = called["segment"]
     assert args == (Path("r"), [Path("a.nii"), Path("b.nii.gz")])
-    assert kwargs == {"out": Path("o"), "device": "cpu", "threads": None}
+    assert kwargs == {"out": Path("o"), "bids": False, "device": "cpu", "threads": None}
     assert capsys.readouterr().out.splitlines() == ["o/a.nii.gz", "o/b.nii.gz"]
+    assert run("segment r a.nii --out o --bids") == 0
+    assert called["segment"][1]["bids"] is True
 
 
 def test_register(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

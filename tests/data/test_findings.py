@@ -255,7 +255,7 @@ PLANTED: list[tuple[str, Change, str, str]] = [
     ("oblique", turned, ".", "by up to 11 degrees"),
 ]  # fmt: skip
 # what one scan cannot show: tested below, or (uneven-slices) with the reader that tells it
-ELSEWHERE = {"uneven-slices", "volume-among-slices", "split", "layout"}
+ELSEWHERE = {"uneven-slices", "volume-among-slices", "split", "layout", "choice"}
 
 
 def test_each_planted_fault_is_found_by_name_and_nothing_else(

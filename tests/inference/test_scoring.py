@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from deepatlas.errors import BadInput
 from deepatlas.evaluation.tables import flatten
 from deepatlas.inference import scoring
 from deepatlas.inference.scoring import evaluate
-from deepatlas.inference.selection import default_pairs, read_pairs
+from deepatlas.inference.selection import choose_pairs, default_pairs, read_pairs, scans_seen
 from deepatlas.io.images import read_labels, write_image, write_labels
 from deepatlas.io.layouts import read_cohort
+from deepatlas.io.subject import Cohort, Subject
 from deepatlas.run.folder import RunFolder
 from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.transform import Affine, Transform
@@ -328,6 +330,36 @@ def test_default_pairs() -> None:
     assert many[:40] == [(f"{39 - i:03d}", f"{i:03d}") for i in range(40)]
 
 
+def test_default_pairs_are_of_two_persons() -> None:
+    persons = {"1": "x", "2": "x", "3": "y", "4": "y"}
+    pairs = default_pairs(list(persons), 40, persons)
+    assert sorted(pairs) == [
+        ("1", "3"), ("1", "4"), ("2", "3"), ("2", "4"), ("3", "1"), ("3", "2"), ("4", "1"),
+        ("4", "2"),
+    ]  # fmt: skip
+    assert len(default_pairs(["1", "2"], 40, persons)) == 2  # of one person: all there is
+
+
+def test_the_cohorts_own_pairs_come_first() -> None:
+    scans = tuple(Subject(name, Path(name), Path(name)) for name in "abcd")
+    own = (("a", "b"), ("c", "d"), ("b", "a"))
+    cohort = Cohort(Path(), scans, pairs=own)
+    assert choose_pairs(cohort, scans, 40) == list(own)
+    assert choose_pairs(cohort, scans, 2) == list(own[:2])
+    assert choose_pairs(cohort, scans[:2], 40) == [("a", "b"), ("b", "a")]
+    assert choose_pairs(cohort, scans[1:3], 40) == [("c", "b"), ("b", "c")]
+
+
+def test_a_scan_of_a_person_that_was_seen_is_seen(cohort: Path) -> None:
+    scans = read_cohort(cohort)
+    twins = tuple(replace(s, person="x") if s.id in "ad" else s for s in scans.subjects)
+    found = survey(scans)
+    split = {**SPLIT, "test": [], "cohort": str(cohort)}
+    seen = scans_seen(split, replace(scans, subjects=twins), found)
+    assert seen == {"a": "train", "b": "", "c": "", "d": "train"}
+    assert scans_seen(split, scans, found)["d"] == ""
+
+
 def test_faults_of_a_pairs_file_are_listed_together(tmp_path: Path, cohort: Path) -> None:
     scans = read_cohort(cohort)
     path = write_pairs(tmp_path / "p.csv", "moving,fixed\na,b\nz,b\na,u\nc,c\na,b\nd\n")
@@ -344,7 +376,6 @@ def test_faults_of_a_pairs_file_are_listed_together(tmp_path: Path, cohort: Path
     ("text", "message"),
     [
         ("a,b\nc,d\n", "no column moving and no column fixed"),
-        ("moving;fixed\na;b\n", "no column"),
         ("", "an empty file"),
         ("moving,fixed\n", "has no pairs"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,58 @@ def test_a_faulty_file_of_ids(
         path.write_bytes(content)
     with pytest.raises(BadInput, match=says):
         make_split(cohort, split=None, labelled=path, seed=0)
+
+
+# --- several scans of one person ----------------------------------------------------------------
+
+
+@pytest.fixture
+def visits(tmp_path: Path) -> Cohort:
+    """Two labelled visits of four persons, with a split of the cohort's own."""
+    ids = [f"sub-{n}_ses-{m}_T1w" for n in range(4) for m in "ab"]
+    subjects = tuple(Subject(name, Path(name), Path(name)) for name in ids)
+    own = {"train": tuple(ids[:4]), "validation": tuple(ids[4:6]), "test": tuple(ids[6:])}
+    return Cohort(tmp_path, subjects, split=own)
+
+
+def test_the_cohorts_own_split_holds_where_none_is_given(visits: Cohort, tmp_path: Path) -> None:
+    split = make_split(visits, split=None, labelled="all", seed=0)
+    assert {part: tuple(split[part]) for part in visits.split} == visits.split
+    assert split["labelled"] == split["train"]
+    given = split_file(tmp_path, {"train": split["test"]})
+    split = make_split(visits, split=given, labelled="all", seed=0)
+    assert (len(split["train"]), split["validation"], split["test"]) == (2, [], [])
+
+
+def test_scans_of_a_person_in_two_parts_are_refused(visits: Cohort, tmp_path: Path) -> None:
+    parts = {
+        "train": ["sub-0_ses-a_T1w", "sub-1_ses-a_T1w", "sub-2_ses-a_T1w"],
+        "validation": ["sub-0_ses-b_T1w", "sub-3_ses-a_T1w"],
+        "test": ["sub-2_ses-b_T1w"],
+    }
+    path = split_file(tmp_path, parts)
+    with pytest.raises(BadInput) as caught:
+        make_split(visits, split=path, labelled="all", seed=0)
+    assert caught.value.faults == [
+        f"{path}: subject 'sub-{n}' is in train (sub-{n}_ses-a_T1w) and in {part} "
+        f"(sub-{n}_ses-b_T1w); put all scans of a subject into one part"
+        for n, part in ((0, "validation"), (2, "test"))
+    ]
+    own = replace(visits, split={part: tuple(ids) for part, ids in parts.items()})
+    with pytest.raises(BadInput, match="subject 'sub-0' is in train"):
+        make_split(own, split=None, labelled="all", seed=0)
+
+
+def test_a_visit_may_be_left_out_and_labels_count_scans(visits: Cohort, tmp_path: Path) -> None:
+    path = split_file(tmp_path, {"train": ["sub-0_ses-a_T1w", "sub-1_ses-a_T1w"]})
+    assert make_split(visits, split=path, labelled="all", seed=0)["train"] == [
+        "sub-0_ses-a_T1w", "sub-1_ses-a_T1w",
+    ]  # fmt: skip
+    assert len(make_split(visits, split=None, labelled=3, seed=0)["labelled"]) == 3
+
+
+def test_an_own_split_that_trains_nothing(visits: Cohort) -> None:
+    bare = replace(visits, split={"test": visits.split["test"]}, faults=("a fault",))
+    with pytest.raises(BadInput, match="no scan is in the part train") as caught:
+        make_split(bare, split=None, labelled="all", seed=0)
+    assert caught.value.faults[0] == "a fault"

@@ -16,6 +16,12 @@ def add(subparsers: options.Subparsers) -> None:
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="a run with such a network")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="scans")
     options.add_out(parser, "gets <id>.nii.gz for every image")
+    parser.add_argument(
+        "--bids",
+        action="store_true",
+        help="write DIR as a BIDS derivative, sub-01/anat/sub-01_dseg.nii.gz; "
+        "the images have BIDS names",
+    )
     options.add_compute(parser)
 
 
@@ -28,6 +34,7 @@ def run(args: argparse.Namespace) -> None:
             args.run_folder,
             args.images,
             out=args.out,
+            bids=args.bids,
             device=args.device,
             threads=args.threads,
             progress=progress,

@@ -22,7 +22,7 @@ def add(subparsers: options.Subparsers) -> None:
         "cohort",
         type=Path,
         metavar="COHORT",
-        help="a Decathlon or nnU-Net folder, or one with images/ and labels/ of the same names",
+        help="a folder (plain, Decathlon, nnU-Net, Learn2Reg, BIDS) or a CSV that lists the scans",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder")
     parser.add_argument("--recipe", default="da", help="a way of training (default: da)")
@@ -50,7 +50,8 @@ def add(subparsers: options.Subparsers) -> None:
         "--split",
         type=Path,
         metavar="split.json",
-        help='{"train": [ids], "validation": [ids], "test": [ids]}',
+        help='{"train": [ids], "validation": [ids], "test": [ids]} '
+        "(default: that of the cohort, where it has one; else all scans are trained on)",
     )
     parser.add_argument(
         "--init", type=Path, metavar="RUN0", help="start from the networks of this finished run"

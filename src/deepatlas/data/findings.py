@@ -51,6 +51,7 @@ KINDS: dict[str, Severity] = {
     "mixed-orientations": "note",
     "mixed-spacings": "note",
     "oblique": "note",
+    "choice": "note",  # what was left out in reading the cohort
 }
 
 

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from deepatlas.data.findings import Finding
 from deepatlas.data.survey import Survey
 from deepatlas.data.suspicions import same_voxels
 from deepatlas.io.subject import Cohort, Subject
-
-
-def subject_of(scan: Subject) -> str:
-    """The person or animal that was scanned, by the `sub-XX` of BIDS; else the scan's own id."""
-    named = re.match(r"sub-[A-Za-z0-9]+", scan.id)
-    return named[0] if named else scan.id
 
 
 def leaks(cohort: Cohort, parts: Mapping[str, Sequence[str]], facts: Survey) -> list[Finding]:
@@ -27,7 +20,7 @@ def leaks(cohort: Cohort, parts: Mapping[str, Sequence[str]], facts: Survey) -> 
     part_of = {name: part for part, names in parts.items() for name in names}
     subjects: dict[str, list[Subject]] = {}
     for scan in cohort.subjects:
-        subjects.setdefault(subject_of(scan), []).append(scan)
+        subjects.setdefault(scan.person, []).append(scan)
     found = [
         _leak(scans, part_of, f"is of the subject {subject}, as")
         for subject, scans in subjects.items()

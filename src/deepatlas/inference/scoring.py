@@ -23,7 +23,7 @@ from deepatlas.evaluation.summary import summarise, summarise_groups, summarise_
 from deepatlas.evaluation.tables import Row, csv_table, pair_row, scan_row
 from deepatlas.inference.selection import (
     Pair,
-    default_pairs,
+    choose_pairs,
     read_pairs,
     scans_seen,
     select_scans,
@@ -82,7 +82,8 @@ def evaluate(
     ----------
     run : a run with at least one trained network.
     cohort_path : the training cohort (then the run's test part is scored) or another one.
-    pairs : CSV with columns moving and fixed; without it `n_pairs` pairs of the scored scans.
+    pairs : CSV with columns moving and fixed; without it `n_pairs` pairs of the scored scans,
+        those that the cohort names itself where it does.
     against : other runs, scored on the same scans and pairs into `out`/against/<name>.
     seed : of the bootstrap resamples.
     progress : called with what is being done, how much is done and how much there is to do.
@@ -100,8 +101,10 @@ def evaluate(
     facts = _check(cohort, progress)
     seen = _seen(run, cohort, facts)
     selection = select_scans(run.split, seen, cohort, facts)
-    identifiers = [subject.id for subject in selection.scans]
-    chosen = default_pairs(identifiers, n_pairs) if pairs is None else read_pairs(pairs, cohort)
+    if pairs is None:
+        chosen = choose_pairs(cohort, selection.scans, n_pairs)
+    else:
+        chosen = read_pairs(pairs, cohort)
     work = Work(
         cohort=cohort,
         facts=facts,
@@ -121,7 +124,7 @@ def evaluate(
             out / "against" / name, others[name], _summary(rival, work, others[name], device, seed)
         )
     summary = _summary(run, work, tables, device, seed)
-    summary["notes"] = [*selection.notes, *summary["notes"]]
+    summary["notes"] = [*selection.notes, *cohort.notes, *summary["notes"]]
     summary["comparisons"] = compare_tables(tables, others, np.random.default_rng(seed))
     _write(out, tables, summary)
     run.add_evaluation({"cohort": summary["cohort"], "out": str(out.resolve()), "summary": summary})

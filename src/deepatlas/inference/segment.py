@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from deepatlas.errors import BadInput
+from deepatlas.inference.derivatives import Derivative
 from deepatlas.inference.session import Session
 from deepatlas.io.images import scan_id, write_labels
 from deepatlas.io.layouts import read_cohort
@@ -20,42 +21,51 @@ def segment(
     images: Sequence[Path],
     *,
     out: Path,
+    bids: bool = False,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Write `out`/<id>.nii.gz for every image, with the cohort's label values and integer type.
 
+    With `bids` the images have BIDS names, and `out` becomes a BIDS derivative (`Derivative`).
+
     Raises
     ------
     BadInput : two images of one name, an image or a label file of the training cohort that would
-        be overwritten, an image that cannot be read, a run without the network. Maps that were
-        written before stay.
+        be overwritten, an image that cannot be read, a run without the network, and with `bids` a
+        name that is none of BIDS or an `out` of something else. Maps that were written before
+        stay.
     """
     paths = [Path(image) for image in images]
-    targets = _targets(paths, Path(out))
+    derivative = Derivative.of(paths, Path(out)) if bids else None
+    plain = [Path(out) / f"{scan_id(path)}.nii.gz" for path in paths]
+    targets = list(derivative.targets) if derivative else plain
+    _check_targets(paths, targets)
     _keep_manual_labels(run, targets)
     session = Session(run, device)
     run.segmentation_network()  # a missing network is said before anything is written
+    if derivative is not None:
+        derivative.begin(session.plan)
     for done, (path, target) in enumerate(zip(paths, targets, strict=True), 1):
         labels = session.segment(path)
         write_labels(target, labels, np.dtype(session.plan.label_dtype), like=path)
+        if derivative is not None:
+            derivative.describe(path, target)
         if progress is not None:
             progress(done, len(paths))
     return targets
 
 
-def _targets(paths: Sequence[Path], out: Path) -> list[Path]:
-    """Where each map is written; BadInput where two would be one file, or one is an image.
-
-    Missing images are among the faults.
-    """
-    names = [scan_id(path) for path in paths]
-    targets = [out / f"{name}.nii.gz" for name in names]
-    doubled = sorted({name for name in names if names.count(name) > 1})
+def _check_targets(paths: Sequence[Path], targets: Sequence[Path]) -> None:
+    """BadInput where two maps would be one file or one an image, and where an image is missing."""
+    sources: dict[Path, list[str]] = {}
+    for path, target in zip(paths, targets, strict=True):
+        sources.setdefault(target, []).append(str(path))
     faults = [
-        f"{', '.join(str(p) for p in paths if scan_id(p) == name)}: would all be written to "
-        f"{name}.nii.gz; rename them or segment them into different folders"
-        for name in doubled
+        f"{', '.join(several)}: would all be written to {target.name}; "
+        "rename them or segment them into different folders"
+        for target, several in sorted(sources.items())
+        if len(several) > 1
     ]
     faults += [
         f"{path}: there is no such file; check the path" for path in paths if not path.is_file()
@@ -67,7 +77,6 @@ def _targets(paths: Sequence[Path], out: Path) -> list[Path]:
     ]
     if faults:
         raise BadInput(faults)
-    return targets
 
 
 def _keep_manual_labels(run: RunFolder, targets: Sequence[Path]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from deepatlas.data.survey import Survey
 from deepatlas.errors import BadInput
+from deepatlas.io.rows import read_rows
 from deepatlas.io.subject import Cohort, Subject
 
 Pair = tuple[str, str]
@@ -85,7 +85,8 @@ def select_scans(
 def scans_seen(split: Mapping[str, Any], cohort: Cohort, facts: Survey) -> dict[str, str]:
     """For every labelled scan of the cohort the part in which the run saw it, "" if in none.
 
-    A training scan whose label was hidden counts as seen if the run has a test part.
+    A training scan whose label was hidden counts as seen if the run has a test part, and so does
+    another scan of a person that the run saw.
     """
     train = set(split.get("train", ()))
     if not split.get("test"):
@@ -93,14 +94,29 @@ def scans_seen(split: Mapping[str, Any], cohort: Cohort, facts: Survey) -> dict[
     parts = {identifier: "train" for identifier in train}
     parts.update(dict.fromkeys(split.get("validation", ()), "validation"))
     if _is_training_cohort(split, cohort, facts):
-        return {subject.id: parts.get(subject.id, "") for subject in cohort.labelled}
+        persons = {s.person: parts[s.id] for s in cohort.subjects if s.id in parts}
+        return {subject.id: persons.get(subject.person, "") for subject in cohort.labelled}
     content = split.get("content") or {}
     digests = {content[i]: part for i, part in parts.items() if content.get(i)}
     return {s.id: digests.get(facts[s.id].image.digest, "") for s in cohort.labelled}
 
 
-def default_pairs(identifiers: Sequence[str], n_pairs: int) -> list[Pair]:
+def choose_pairs(cohort: Cohort, scans: Sequence[Subject], n_pairs: int) -> list[Pair]:
+    """At most `n_pairs` of the pairs that the cohort names itself, or of `default_pairs`."""
+    persons = {subject.id: subject.person for subject in scans}
+    own = [pair for pair in cohort.pairs if persons.keys() >= set(pair)]
+    return own[:n_pairs] or default_pairs(list(persons), n_pairs, persons)
+
+
+def default_pairs(
+    identifiers: Sequence[str], n_pairs: int, persons: Mapping[str, str] | None = None
+) -> list[Pair]:
     """At most `n_pairs` ordered pairs, each scan in about as many as every other.
+
+    Parameters
+    ----------
+    persons : whose scan it is, by id. Two scans of one person make no pair, for they are more
+        alike than those of two, unless all are of one person.
 
     Fixed scans ascend while moving scans descend (Learn2Reg's rule); when all scans have been
     fixed once, the moving list goes on one place further. No pair is one scan with itself and
@@ -110,7 +126,11 @@ def default_pairs(identifiers: Sequence[str], n_pairs: int) -> list[Pair]:
     n = len(ordered)
     rounds = [(turn, k) for turn in range(n) for k in range(n)]
     pairs = [(ordered[(n - 1 - k - turn) % n], ordered[k]) for turn, k in rounds]
-    return [pair for pair in pairs if pair[0] != pair[1]][:n_pairs]
+    pairs = [pair for pair in pairs if pair[0] != pair[1]]
+    who = {identifier: (persons or {}).get(identifier, identifier) for identifier in ordered}
+    if len(set(who.values())) > 1:
+        pairs = [(moving, fixed) for moving, fixed in pairs if who[moving] != who[fixed]]
+    return pairs[:n_pairs]
 
 
 def read_pairs(path: Path, cohort: Cohort) -> list[Pair]:
@@ -121,13 +141,7 @@ def read_pairs(path: Path, cohort: Cohort) -> list[Pair]:
     BadInput : all faults together: no such columns, no rows, and for each row a scan that is not
         in the cohort or has no labels, a scan with itself, or a pair that stood above.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            columns = reader.fieldnames or []
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{path}: cannot be read as CSV ({error}); give another file") from error
+    columns, rows = read_rows(path)
     missing = [name for name in ("moving", "fixed") if name not in columns]
     if missing:
         raise BadInput(
@@ -140,7 +154,7 @@ def read_pairs(path: Path, cohort: Cohort) -> list[Pair]:
     faults: list[str] = []
     lines: dict[Pair, int] = {}
     for line, row in rows:
-        pair = ((row["moving"] or "").strip(), (row["fixed"] or "").strip())
+        pair = (row["moving"], row["fixed"])
         found = [_id_fault(identifier, state, cohort) for identifier in dict.fromkeys(pair)]
         if pair[0] == pair[1]:
             found.append(f"{pair[0]!r} is paired with itself")

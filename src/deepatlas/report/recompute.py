@@ -119,10 +119,10 @@ def _registered(
 def _cohort(evaluation: Evaluation) -> Cohort:
     if evaluation.cohort is None:
         raise BadInput(f"{evaluation.folder}: the evaluation does not say which cohort it scored")
-    if not evaluation.cohort.is_dir():
+    if not evaluation.cohort.exists():
         raise BadInput(
             f"{evaluation.cohort}: the cohort that was evaluated is no longer there; "
-            "put it back, or evaluate again on the folder's new place"
+            "put it back, or evaluate again on its new place"
         )
     return read_cohort(evaluation.cohort)
 

@@ -81,7 +81,8 @@ def check(
 
     Parameters
     ----------
-    split : JSON with train, validation and test ids; no subject may be in two of them.
+    split : JSON with train, validation and test ids, instead of the cohort's own split; no subject
+        may be in two of them.
     progress : called with the number of scans read and their total.
 
     Raises
@@ -91,14 +92,15 @@ def check(
     scans = read_cohort(cohort)
     parts, wrong = _parts(scans, split)
     facts = survey(scans, progress)
-    found = (*wrong, *find(scans, facts, parts))
+    said = [Finding("choice", note, (scans.root,)) for note in scans.notes]
+    found = (*wrong, *find(scans, facts, parts), *said)
     return CohortCheck(Path(cohort), _looked_at(scans, facts), found)
 
 
 def _parts(cohort: Cohort, split: Path | None) -> tuple[dict[str, list[str]], list[Finding]]:
-    """The parts of a split file, and what is wrong with it."""
+    """The parts of a split file, or of the cohort's own split, and what is wrong with it."""
     if split is None:
-        return {}, []
+        return {part: list(ids) for part, ids in (cohort.split or {}).items()}, []
     try:
         parts = read_split(split, cohort)
     except BadInput as error:

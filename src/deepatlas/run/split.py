@@ -19,27 +19,31 @@ def make_split(
 ) -> dict[str, Any]:
     """The parts by id, and `labelled`: the training scans whose labels are used.
 
-    Without a split file every scan is a training scan: no labelled scan is set aside.
+    Without a split file the cohort's own split holds; where it has none, every scan is a training
+    scan: no labelled scan is set aside.
 
     Parameters
     ----------
     split : JSON with lists of ids; scans in none of them are not used.
-    labelled : "all", how many (drawn by the seed; a smaller number is part of a larger one), or a
-        text file with one id a line.
+    labelled : "all", how many scans (drawn by the seed; a smaller number is part of a larger one;
+        two scans of one person count as two), or a text file with one id a line.
     seed : of the draw.
 
     Raises
     ------
-    BadInput : a file that cannot be read, unknown or repeated ids, too few labelled scans.
+    BadInput : a file that cannot be read, unknown or repeated ids, too few labelled scans, or
+        scans of one person in two parts.
     """
-    parts = read_split(split, cohort) if split else {"train": [s.id for s in cohort.subjects]}
+    given = split or cohort.root
+    parts = read_split(split, cohort) if split else _own_split(cohort)
     parts = {name: sorted(parts.get(name, [])) for name in PARTS}
+    _refuse_straddling(parts, cohort, given)
     have = {subject.id for subject in cohort.labelled}
     available = [name for name in parts["train"] if name in have]
     unlabelled = [name for name in parts["validation"] if name not in have]
     if unlabelled:
         raise BadInput(
-            f"{split}: validation scans need labels, and {', '.join(unlabelled[:5])} have none; "
+            f"{given}: validation scans need labels, and {', '.join(unlabelled[:5])} have none; "
             "move them to train"
         )
     return {
@@ -53,6 +57,34 @@ def make_split(
 def labels_seen(split: dict[str, Any]) -> str:
     """ "N + V": labels that trained the networks, and labels that chose them."""
     return f"{len(split['labelled'])} + {len(split['validation'])}"
+
+
+def _own_split(cohort: Cohort) -> dict[str, list[str]]:
+    """The split that the cohort brings along, or every scan for training."""
+    if cohort.split is None:
+        return {"train": [subject.id for subject in cohort.subjects]}
+    if not cohort.split.get("train"):
+        missing = f"{cohort.root}: no scan is in the part train; expected at least one"
+        raise BadInput([*cohort.faults, missing])
+    return {part: list(ids) for part, ids in cohort.split.items()}
+
+
+def _refuse_straddling(parts: dict[str, list[str]], cohort: Cohort, given: Path) -> None:
+    """BadInput where scans of one person lie in two parts."""
+    person_of = {subject.id: subject.person for subject in cohort.subjects}
+    lies: dict[str, dict[str, str]] = {}
+    for part, ids in parts.items():
+        for name in ids:
+            lies.setdefault(person_of[name], {}).setdefault(part, name)
+    faults = []
+    for person, places in lies.items():
+        if len(places) > 1:
+            where = " and ".join(f"in {part} ({name})" for part, name in places.items())
+            faults.append(
+                f"{given}: subject {person!r} is {where}; put all scans of a subject into one part"
+            )
+    if faults:
+        raise BadInput(faults)
 
 
 def read_split(path: Path, cohort: Cohort) -> dict[str, list[str]]:

@@ -68,15 +68,16 @@ def train(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> RunFolder:
-    """Train the networks of a recipe on a folder of scans; the same call again resumes.
+    """Train the networks of a recipe on a cohort; the same call again resumes.
 
     Parameters
     ----------
-    cohort : folder with images and, for some of them, label files.
+    cohort : folder or CSV of images and, for some of them, label files.
     out : the run folder.
     recipe, config, overrides : a recipe's name, a YAML over it, single dotted keys over that.
     labelled : "all", a number or a file of ids: the training labels that may be seen.
-    split : JSON with train, validation and test ids; without it every scan is trained on.
+    split : JSON with train, validation and test ids; without it the split that the cohort brings
+        along holds, or else every scan is trained on.
     init : a finished run to start from: its networks, without the recipe's stages that pretrain
         them, and its preparation of scans.
     seed : overrides the recipe's seed.
@@ -141,6 +142,8 @@ def _resolve(
             "deterministic gradient there; use --device cpu, or take the setting back"
         )
     scans = read_cohort(Path(cohort))
+    for note in scans.notes:
+        logger.warning("%s: %s", scans.root, note)
     if not chosen.uses_labels and str(labelled) != "all":
         raise BadInput(f"recipe {chosen.name} looks at no labels; leave --labelled out")
     parts = make_split(scans, split=split, labelled=labelled, seed=chosen.seed)

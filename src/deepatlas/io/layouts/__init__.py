@@ -1,4 +1,4 @@
-"""Dataset layouts: one file each, one row each; a folder in, a `Cohort` out."""
+"""Dataset layouts: one file each, one row each; a folder or a table in, a `Cohort` out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepatlas.errors import BadInput
-from deepatlas.io.layouts import decathlon, plain
+from deepatlas.io.layouts import bids, decathlon, learn2reg, plain, table
 from deepatlas.io.subject import Cohort
 
 
@@ -21,26 +21,27 @@ class Layout:
 
 
 LAYOUTS = {
+    "table": Layout(table.matches, table.read, table.LOOKS_LIKE),
+    "learn2reg": Layout(learn2reg.matches, learn2reg.read, learn2reg.LOOKS_LIKE),
     "decathlon": Layout(decathlon.matches, decathlon.read, decathlon.LOOKS_LIKE),
     "plain": Layout(plain.matches, plain.read, plain.LOOKS_LIKE),
+    "bids": Layout(bids.matches, bids.read, bids.LOOKS_LIKE),
 }
 
 
 def read_cohort(path: Path | str) -> Cohort:
-    """The scans of the folder `path`: ids, paths and label names; no voxel is read.
+    """The scans of a folder or of a file that lists them: ids, paths, label names; no voxel.
 
     Faults that concern single files (a label without image, two images of one id, an unknown
     extension) are kept in `Cohort.faults`, so that `check_cohort` can list them all together.
 
     Raises
     ------
-    BadInput : the folder is missing, of no known layout, or holds no image.
+    BadInput : the folder or file is missing, of no known layout, or holds no image.
     """
     root = Path(path)
     if not root.exists():
-        raise BadInput(f"{root}: there is no such folder; check the path of COHORT")
-    if not root.is_dir():
-        raise BadInput(f"{root}: is a file; COHORT is the folder that holds the scans' folders")
+        raise BadInput(f"{root}: there is no such folder or file; check the path of COHORT")
     for layout in LAYOUTS.values():
         if layout.matches(root):
             cohort = layout.read(root)

@@ -1,0 +1,61 @@
+"""What the layouts with a `dataset.json` share: the file, and the names of labels in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+Names = tuple[dict[int, str], dict[str, tuple[int, ...]], list[str]]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; OSError or ValueError where there is none."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except RecursionError:
+        raise ValueError("nested without end") from None
+    if not isinstance(content, dict):
+        raise ValueError('expected an object {"labels": ...}')
+    return content
+
+
+def label_names(table: Any, path: Path) -> Names:
+    """Names of label values, groups of them, and faults, from the `labels` of the JSON `path`.
+
+    Entries are `{"1": "Anterior"}` or `{"Anterior": 1}`; several values make a group.
+    """
+    if not isinstance(table, dict):
+        return {}, {}, [f'{path}: `labels` are not readable; expected {{"value": "name"}}: mend it']
+    names: dict[int, str] = {}
+    groups: dict[str, tuple[int, ...]] = {}
+    faults = []
+    for key, value in table.items():
+        try:
+            name, values = _entry(key, value)
+        except (TypeError, ValueError, OverflowError):
+            faults.append(
+                f"{path}: the label entry {json.dumps({key: value})} is neither "
+                '{"value": "name"} nor {"name": value} nor {"name": [values]}; mend it'
+            )
+            continue
+        if name.lower() == "ignore":
+            faults.append(
+                f"{path}: an `ignore` label ({values[0]}) is not supported; "
+                "remove it from dataset.json and from the label maps"
+            )
+        elif len(values) > 1:
+            groups[name] = values
+        elif values[0] != 0:
+            names[values[0]] = name
+    return names, groups, faults
+
+
+def _entry(key: str, value: Any) -> tuple[str, tuple[int, ...]]:
+    """Name and label values of one entry of `labels`, in either style."""
+    if isinstance(value, str):
+        return value, (int(key),)
+    values = value if isinstance(value, list) else [value]
+    if not values or any(isinstance(v, bool) or int(v) != v for v in values):
+        raise ValueError("label values are integers")
+    return key, tuple(sorted(int(v) for v in values))
