@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from deepatlas.data.labels import label_values
@@ -27,7 +28,7 @@ class FileFacts:
     digest : SHA-256 of the file's bytes; empty if it could not be read.
     geometry : its grid, or None if it could not be read.
     faults : one sentence each.
-    values : of a label map: the values other than 0, ascending.
+    values : of a label map: the values other than 0 and ignored ones, ascending.
     dtype : of a label map: its integer type on disk.
     """
 
@@ -58,7 +59,7 @@ def survey(cohort: Cohort, progress: Callable[[int, int], None] | None = None) -
     """
     facts: Survey = {}
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(_look, cohort.subjects)
+        found = pool.map(partial(_look, ignored=cohort.ignored), cohort.subjects)
         for subject, scan in zip(cohort.subjects, found, strict=True):
             facts[subject.id] = scan
             if progress is not None:
@@ -84,9 +85,11 @@ def image_faults(volume: Volume, path: Path) -> tuple[str, ...]:
     return ()
 
 
-def _look(subject: Subject) -> ScanFacts:
+def _look(subject: Subject, ignored: tuple[int, ...]) -> ScanFacts:
     image = _look_at_image(subject.image)
-    return ScanFacts(image, None if subject.labels is None else _look_at_labels(subject.labels))
+    if subject.labels is None:
+        return ScanFacts(image)
+    return ScanFacts(image, _look_at_labels(subject.labels, subject, ignored))
 
 
 def _look_at_image(path: Path) -> FileFacts:
@@ -101,7 +104,7 @@ def _look_at_image(path: Path) -> FileFacts:
         return FileFacts(digest, geometry, tuple(error.faults))
 
 
-def _look_at_labels(path: Path) -> FileFacts:
+def _look_at_labels(path: Path, subject: Subject, ignored: tuple[int, ...]) -> FileFacts:
     digest, geometry = "", None
     try:
         content = read_content(path)
@@ -110,8 +113,11 @@ def _look_at_labels(path: Path) -> FileFacts:
         volume, dtype = decode_labels(content, path)
     except BadInput as error:
         return FileFacts(digest, geometry, tuple(error.faults))
-    values = label_values(volume.data)
-    return FileFacts(digest, geometry, _value_faults(values, path), values, dtype.name)
+    values = tuple(value for value in label_values(volume.data) if value not in ignored)
+    faults = _value_faults(values, path)
+    if not values and subject.annotated is not None:
+        faults = ()  # what was annotated is not in this scan, and the user has said so
+    return FileFacts(digest, geometry, faults, values, dtype.name)
 
 
 def _value_faults(values: tuple[int, ...], path: Path) -> tuple[str, ...]:

@@ -10,9 +10,12 @@ import torch
 
 from deepatlas.errors import BadInput
 from deepatlas.inference.session import Session
+from deepatlas.io.atomic import write_text
 from deepatlas.io.images import scan_id, write_labels
 from deepatlas.io.layouts import read_cohort
 from deepatlas.run.folder import RunFolder
+
+TABLE = "dseg.tsv"
 
 
 def segment(
@@ -24,6 +27,9 @@ def segment(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Write `out`/<id>.nii.gz for every image, with the cohort's label values and integer type.
+
+    Where the run has learnt groups of label values, the maps hold their ids, and dseg.tsv beside
+    them their names (columns index and name, as in BIDS).
 
     Raises
     ------
@@ -41,6 +47,10 @@ def segment(
         write_labels(target, labels, np.dtype(session.plan.label_dtype), like=path)
         if progress is not None:
             progress(done, len(paths))
+    if session.plan.members:
+        names = zip(session.plan.label_values, session.plan.class_names, strict=True)
+        lines = ["index\tname", *(f"{value}\t{name}" for value, name in names)]
+        write_text(Path(out) / TABLE, "\n".join(lines) + "\n")
     return targets
 
 

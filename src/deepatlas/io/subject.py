@@ -15,7 +15,8 @@ class Subject:
     id : the file name without its ending (`.nii.gz`, `.mha`, ...) and `_0000`.
     image : the scan's file.
     labels : the label map's file, or None.
-    annotated : label values that were annotated in this scan; None for all of the cohort's.
+    annotated : label values that were annotated in this scan, as they stand in its file; None for
+        all of the cohort's. A value that is not among them is not known to be absent.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Cohort:
     groups : named sets of label values.
     faults : what is wrong with the folder (a label without image, two images of one id, ...);
         `data.check.check_cohort` lists them together with the faults inside the files.
+    ignored : label values that mark voxels of which nothing is known.
     """
 
     root: Path
@@ -43,6 +45,7 @@ class Cohort:
     label_names: dict[int, str] = field(default_factory=dict)
     groups: dict[str, tuple[int, ...]] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
+    ignored: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         ordered = tuple(sorted(self.subjects, key=lambda subject: subject.id))

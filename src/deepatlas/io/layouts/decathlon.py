@@ -2,7 +2,8 @@
 
 `imagesTr/` and `labelsTr/` hold the scans and label maps (an nnU-Net image ends in `_0000`),
 `dataset.json` the names of the labels: `{"1": "Anterior"}` or, in nnU-Net version 2,
-`{"Anterior": 1}`, where several values make a group: `{"Hippocampus": [1, 2]}`.
+`{"Anterior": 1}`, where several values make a group: `{"Hippocampus": [1, 2]}`. Voxels with the
+value of the label named `ignore` count nowhere.
 `imagesTs/` is a test set without labels and takes no part in training.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,15 @@ from deepatlas.io.subject import Cohort, Subject
 
 LOOKS_LIKE = "a Decathlon or nnU-Net folder with dataset.json, imagesTr/ and labelsTr/"
 
-Names = tuple[dict[int, str], dict[str, tuple[int, ...]], list[str]]
+
+@dataclass(frozen=True)
+class _Table:
+    """What a `dataset.json` says about label values."""
+
+    names: dict[int, str] = field(default_factory=dict)
+    groups: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    ignored: tuple[int, ...] = ()
+    faults: tuple[str, ...] = ()
 
 
 def matches(root: Path) -> bool:
@@ -28,12 +38,11 @@ def matches(root: Path) -> bool:
 
 
 def read(root: Path) -> Cohort:
-    """The scans of `root`, with the names and groups of labels of its `dataset.json`."""
+    """The scans of `root`, with the names, groups and `ignore` label of its `dataset.json`."""
     subjects, faults = pair_up(root / "imagesTr", root / "labelsTr")
-    names, groups, name_faults = _label_names(root / "dataset.json")
-    return Cohort(
-        root, subjects, names, groups, (*faults, *_channel_faults(subjects), *name_faults)
-    )
+    table = _label_table(root / "dataset.json")
+    faults = (*faults, *_channel_faults(subjects), *table.faults)
+    return Cohort(root, subjects, table.names, table.groups, faults, table.ignored)
 
 
 def _channel_faults(subjects: tuple[Subject, ...]) -> list[str]:
@@ -50,18 +59,21 @@ def _channel_faults(subjects: tuple[Subject, ...]) -> list[str]:
     return faults
 
 
-def _label_names(path: Path) -> Names:
-    """Names of label values, groups of them, and faults, from a `dataset.json`."""
+def _label_table(path: Path) -> _Table:
+    """The label table of a `dataset.json`; empty where there is no such file."""
     if not path.is_file():
-        return {}, {}, []
+        return _Table()
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         table = content.get("labels", {})
         entries = table.items()
     except (OSError, ValueError, AttributeError) as error:
-        return {}, {}, [f"{path}: not readable as a Decathlon dataset.json ({error}); mend it"]
+        return _Table(
+            faults=(f"{path}: not readable as a Decathlon dataset.json ({error}); mend it",)
+        )
     names: dict[int, str] = {}
     groups: dict[str, tuple[int, ...]] = {}
+    ignored: tuple[int, ...] = ()
     faults = []
     for key, value in entries:
         try:
@@ -72,16 +84,17 @@ def _label_names(path: Path) -> Names:
                 '{"value": "name"} nor {"name": value} nor {"name": [values]}; mend it'
             )
             continue
-        if name.lower() == "ignore":
+        if name.lower() == "ignore" and 0 in values:
             faults.append(
-                f"{path}: an `ignore` label ({values[0]}) is not supported; "
-                "remove it from dataset.json and from the label maps"
+                f"{path}: the `ignore` label is 0, which is the background; give it another value"
             )
+        elif name.lower() == "ignore":
+            ignored = values
         elif len(values) > 1:
             groups[name] = values
         elif values[0] != 0:
             names[values[0]] = name
-    return names, groups, faults
+    return _Table(names, groups, ignored, tuple(faults))
 
 
 def _entry(key: str, value: Any) -> tuple[str, tuple[int, ...]]:
