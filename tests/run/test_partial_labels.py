@@ -25,7 +25,7 @@ from deepatlas.spatial.geometry import Volume
 from deepatlas.training.trainer import Stopped
 
 KEPT, PARTLY = 2, 3  # of the phantom's structures, the two large ones
-IGNORED = 250
+IGNORED = -250
 FAST = {
     "training__steps": 60,
     "training__validations": 0,
