@@ -69,6 +69,8 @@ def train(
     config: PathLike | None = None,
     overrides: Mapping[str, Any] | None = None,
     labelled: str | int | PathLike = "all",
+    label_groups: PathLike | None = None,
+    annotated: PathLike | None = None,
     split: PathLike | None = None,
     init: PathLike | RunFolder | None = None,
     seed: int | None = None,
@@ -88,6 +90,10 @@ def train(
     overrides : dotted keys and their values, such as {"training.steps": 2000}; they come last.
     labelled : how many labels of the training part are used ("all", a number drawn by the seed,
         or a file with one scan id a line); the others are hidden.
+    label_groups : JSON of named groups of label values, which are learnt in place of the values;
+        `groups.json:NAME` takes one of several sets.
+    annotated : JSON of scan ids and the values or names of the structures that were annotated in
+        them, others have all; by default `annotations.json` in the cohort's folder.
     split : JSON with the lists "train", "validation" and "test" of scan ids; it comes before a
         split that the cohort brings along (a column of the CSV, the pairs of Learn2Reg).
     init : a finished run whose networks this one starts from.
@@ -110,6 +116,8 @@ def train(
         config=_path(config),
         overrides=overrides,
         labelled=labelled if isinstance(labelled, int) or labelled == "all" else Path(labelled),
+        label_groups=_path(label_groups),
+        annotated=_path(annotated),
         split=_path(split),
         init=None if init is None else _run(init).path,
         seed=seed,
@@ -286,6 +294,8 @@ def evaluate(
     pairs: PathLike | None = None,
     n_pairs: int = 40,
     against: Sequence[PathLike | RunFolder] = (),
+    label_groups: PathLike | None = None,
+    annotated: PathLike | None = None,
     device: str = "auto",
     threads: int | None = None,
     progress: Progress | None = None,
@@ -298,6 +308,8 @@ def evaluate(
     out : folder that gets scans.csv, pairs.csv and summary.json.
     pairs : CSV with columns moving and fixed, scan ids; without it, `n_pairs` pairs are taken.
     against : other runs, compared scan by scan and pair by pair.
+    label_groups : as in `train`, for a run that learnt none; its own come by themselves.
+    annotated : as in `train`; for the training cohort what was said then.
     """
     from deepatlas.inference.scoring import evaluate as evaluate_run
 
@@ -308,6 +320,8 @@ def evaluate(
         pairs=_path(pairs),
         n_pairs=n_pairs,
         against=[_run(other) for other in against],
+        label_groups=_path(label_groups),
+        annotated=_path(annotated),
         device=_compute(device, threads),
         progress=progress,
     )

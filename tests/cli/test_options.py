@@ -59,6 +59,8 @@ def test_train_defaults(called: dict[str, Any], capsys: pytest.CaptureFixture[st
         "config": None,
         "overrides": {},
         "labelled": "all",
+        "label_groups": None,
+        "annotated": None,
         "split": None,
         "init": None,
         "seed": None,
@@ -74,7 +76,8 @@ def test_train_with_everything(called: dict[str, Any], tmp_path: Path) -> None:
     line = (
         f"train cohort --out r --recipe baseline --config my.yaml --set training.steps=2000 a.b=x "
         f"--labelled {ids} --set training.deterministic=true rate=1e-3 --split split.json --init r0"
-        " --seed 7 --cache c --device cuda:1 --threads 2"
+        " --seed 7 --cache c --device cuda:1 --threads 2 --label-groups g.json:coarse"
+        " --annotated a.json"
     )
     assert run(line) == 0
     _, kwargs = called["train"]
@@ -88,6 +91,8 @@ def test_train_with_everything(called: dict[str, Any], tmp_path: Path) -> None:
             "rate": 0.001,
         },
         "labelled": ids,
+        "label_groups": Path("g.json:coarse"),
+        "annotated": Path("a.json"),
         "split": Path("split.json"),
         "init": Path("r0"),
         "seed": 7,
@@ -177,7 +182,10 @@ def test_jacobian(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_evaluate(called: dict[str, Any]) -> None:
-    line = "evaluate r cohort --pairs p.csv --against r1 r2 --against r3 --out o"
+    line = (
+        "evaluate r cohort --pairs p.csv --against r1 r2 --against r3 --out o"
+        " --label-groups g.json --annotated a.json"
+    )
     assert run(line) == 0
     args, kwargs = called["evaluate"]
     assert args == (Path("r"), Path("cohort"))
@@ -186,6 +194,8 @@ def test_evaluate(called: dict[str, Any]) -> None:
         "pairs": Path("p.csv"),
         "n_pairs": 40,
         "against": [Path("r1"), Path("r2"), Path("r3")],
+        "label_groups": Path("g.json"),
+        "annotated": Path("a.json"),
         **COMPUTE,
     }
     run("evaluate r cohort --n-pairs 8 --out o")

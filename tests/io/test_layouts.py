@@ -140,6 +140,14 @@ def test_label_names_and_groups_of_nnunet(make: Make) -> None:
     assert cohort.groups == {"whole": (1, 2)}
 
 
+@pytest.mark.parametrize("labels", [{"a": 1, "ignore": 7}, {"1": "a", "7": "Ignore"}])
+def test_the_ignore_label_is_no_structure(make: Make, labels: object) -> None:
+    cohort = read_cohort(make("decathlon", ["a.nii"], dataset={"labels": labels}))
+    assert cohort.ignored == (7,)
+    assert cohort.label_names == {1: "a"}
+    assert cohort.faults == ()
+
+
 @pytest.mark.parametrize(
     ("dataset", "why"),
     [
@@ -151,7 +159,7 @@ def test_label_names_and_groups_of_nnunet(make: Make) -> None:
         ({"labels": {"a": []}}, "the label entry"),
         ({"labels": {"a": None}}, "the label entry"),
         ({"labels": {"one": "a"}}, "the label entry"),
-        ({"labels": {"a": 1, "ignore": 2}}, "`ignore` label"),
+        ({"labels": {"a": 1, "ignore": 0}}, "`ignore` label is 0"),
     ],
 )
 def test_a_strange_dataset_json_is_a_fault(make: Make, dataset: object, why: str) -> None:

@@ -45,6 +45,7 @@ def add(subparsers: options.Subparsers) -> None:
         metavar="RUN2",
         help="runs to compare with, scan by scan and pair by pair",
     )
+    options.add_label_rules(parser)
     options.add_out(parser, "gets scans.csv, pairs.csv and summary.json")
     options.add_compute(parser)
 
@@ -61,6 +62,8 @@ def run(args: argparse.Namespace) -> None:
             pairs=args.pairs,
             n_pairs=args.n_pairs,
             against=args.against,
+            label_groups=args.label_groups,
+            annotated=args.annotated,
             device=args.device,
             threads=args.threads,
             progress=progress,

@@ -71,6 +71,23 @@ def add_seed(parser: argparse.ArgumentParser, default: int | None = 0) -> None:
     )
 
 
+def add_label_rules(parser: argparse.ArgumentParser) -> None:
+    """--label-groups and --annotated."""
+    parser.add_argument(
+        "--label-groups",
+        type=Path,
+        metavar="groups.json[:NAME]",
+        help="named groups of label values in place of the values; NAME is one of several sets",
+    )
+    parser.add_argument(
+        "--annotated",
+        type=Path,
+        metavar="annotations.json",
+        help="{scan id: [values or names annotated in it]}, where that is not all "
+        "(default: annotations.json in COHORT, if it is there)",
+    )
+
+
 def natural(text: str) -> int:
     """A whole number of at least 0."""
     if not text.isdecimal():

@@ -46,6 +46,7 @@ def add(subparsers: options.Subparsers) -> None:
         metavar="N|ids.txt|all",
         help="use only so many labels of the training part, or these (default: all)",
     )
+    options.add_label_rules(parser)
     parser.add_argument(
         "--split",
         type=Path,
@@ -78,6 +79,8 @@ def run(args: argparse.Namespace) -> None:
             config=args.config,
             overrides=dict(args.overrides),
             labelled=args.labelled,
+            label_groups=args.label_groups,
+            annotated=args.annotated,
             split=args.split,
             init=args.init,
             seed=args.seed,

@@ -17,6 +17,7 @@ from deepatlas.errors import BadInput
 from deepatlas.spatial.geometry import Geometry
 
 Labelled = Literal["any", "yes", "no"]
+_KNOWN = 1e-3  # of a voxel; rounding in warps leaves less than this of one that is ignored
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class Scans:
     Attributes
     ----------
     image : (B, 1, *S) in [0, 1].
-    labels : (B, *S) class indices; zeros where a scan has none.
+    labels : (B, *S) class indices; zeros where a scan has none, and the number of classes, one
+        beyond the last, where a voxel is ignored.
     labelled : (B,) bool, whether the scan has a manual segmentation.
     present : (B, K) bool, which foreground classes were annotated in it.
     ids : their ids.
     inside : (B, 1, *S) float32, 1 within the scan's field of view and 0 in what was padded; None
         where that is not known.
+    ignoring : whether any voxel may be ignored.
     """
 
     image: Tensor
@@ -40,15 +43,31 @@ class Scans:
     present: Tensor
     ids: tuple[str, ...]
     inside: Tensor | None = None
+    ignoring: bool = False
 
     @property
     def classes(self) -> int:
         """Number of classes with the background."""
         return self.present.shape[1] + 1
 
-    def one_hot(self) -> Tensor:
-        """The labels as probabilities (B, classes, *S), float32."""
-        return one_hot(self.labels, self.classes)
+    def one_hot(self, labels: Tensor | None = None) -> Tensor:
+        """The labels, or others like them, as probabilities (B, classes, *S), float32.
+
+        Where voxels may be ignored there is one more channel, of those: it goes through warps and
+        means like a class, and `known` parts with it in the end.
+        """
+        return one_hot(self.labels if labels is None else labels, self.classes + self.ignoring)
+
+    def known(self, maps: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What `one_hot` gave, warped or not, as probabilities and the weight of each voxel.
+
+        The weight (B, 1, *S) is what is not ignored, a constant; None where nothing can be.
+        """
+        if not self.ignoring:
+            return maps, None
+        classes, weight = maps[:, :-1], 1 - maps[:, -1:]
+        sure = weight > _KNOWN
+        return classes / torch.where(sure, weight, 1.0), (weight * sure).detach()
 
     def to(self, device: torch.device) -> Scans:
         """The same on a device."""
@@ -110,6 +129,11 @@ class Batches:
             "yes": [i for i, scan in enumerate(self.scans) if scan.labels is not None],
             "no": [i for i, scan in enumerate(self.scans) if scan.labels is None],
         }
+        self.ignoring = any(
+            bool((scan.labels > len(scan.present)).any())
+            for scan in self.scans
+            if scan.labels is not None
+        )
 
     def draw(self, request: Request, *key: object) -> Batch:
         """The batch of a place; `key` names it (seed, stage, step).
@@ -154,6 +178,7 @@ class Batches:
             present=torch.stack([scan.present & (scan.labels is not None) for scan in chosen]),
             ids=tuple(scan.id for scan in chosen),
             inside=None if self.inside is None else torch.stack([self.inside[i] for i in indices]),
+            ignoring=self.ignoring,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,9 +11,11 @@ import numpy as np
 import torch
 
 from deepatlas.data.intensity import landmarks, scale
+from deepatlas.data.labels import LabelRule
 from deepatlas.data.survey import Survey, survey
 from deepatlas.errors import BadInput
 from deepatlas.io.images import read_image
+from deepatlas.io.label_groups import IGNORE, LabelGroup, group_faults
 from deepatlas.io.subject import Cohort
 from deepatlas.spatial.geometry import Geometry
 
@@ -33,6 +36,8 @@ class DataConfig:
     percentiles : intensities mapped to 0 and 1.
     match_histograms : give every scan the histogram landmarks of the first labelled one.
     max_voxels : a planned grid of more voxels is made coarser.
+    label_groups : structures that are learnt in place of single label values.
+    ignore_value : label value of voxels of which nothing is known, beside that of the cohort.
     """
 
     align: Literal["centre", "world"] = "centre"
@@ -41,9 +46,15 @@ class DataConfig:
     percentiles: tuple[float, float] = (0.5, 99.5)
     match_histograms: bool = False
     max_voxels: int = 192 * 224 * 192
+    label_groups: tuple[LabelGroup, ...] = ()
+    ignore_value: int | None = None
 
     def __post_init__(self) -> None:
         faults = []
+        if self.label_groups:
+            faults += [f"data.label_groups: {fault}" for fault in group_faults(self.label_groups)]
+        if self.ignore_value == 0:
+            faults.append("data.ignore_value: 0 is the background; give the value of another label")
         if self.align not in ("centre", "world"):
             faults.append(f"data.align: expected 'centre' or 'world', got {self.align!r}")
         if self.spacing_mm is not None and not all(0 < s < math.inf for s in self.spacing_mm):
@@ -60,6 +71,12 @@ class DataConfig:
         if faults:
             raise BadInput(faults)
 
+    def ignored(self, cohort: Cohort) -> tuple[int, ...]:
+        """All label values of a cohort that are ignored."""
+        own = () if self.ignore_value is None else (self.ignore_value,)
+        named = (v for group in self.label_groups if group.name == IGNORE for v in group.values)
+        return tuple(sorted({*cohort.ignored, *own, *named}))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -74,7 +91,9 @@ class Plan:
     label_values : class k + 1 is label_values[k]; class 0 is the background.
     label_names, groups : names of label values and of sets of them.
     label_dtype : integer type of written label maps.
-    notes : what a reader of results should know about the grid.
+    notes : what a reader of results should know about the grid, and about labels.
+    members : label value -> values of label files that make it; empty where they are the same.
+    ignored : values of label files that mark voxels of which nothing is known.
     """
 
     shape: tuple[int, ...]
@@ -88,6 +107,8 @@ class Plan:
     groups: dict[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
     label_dtype: str = "uint8"
     notes: tuple[str, ...] = ()
+    members: dict[int, tuple[int, ...]] = field(default_factory=dict, hash=False)
+    ignored: tuple[int, ...] = ()
 
     @property
     def geometry(self) -> Geometry:
@@ -104,11 +125,17 @@ class Plan:
         """Names of the foreground classes, in their order; `label 7` where there is none."""
         return tuple(self.label_names.get(value, f"label {value}") for value in self.label_values)
 
+    @property
+    def label_rule(self) -> LabelRule:
+        """What the values of label files stand for."""
+        return LabelRule(self.members, self.ignored)
+
     def preparing(self) -> dict[str, Any]:
         """The fields that decide how a prepared scan looks, as JSON; part of the cache's key."""
         content = self.to_json()
         names = ("shape", "spacing_mm", "centre_mm", "align", "percentiles", "histogram")
-        return {name: content[name] for name in (*names, "label_values")}
+        rules = [name for name in ("members", "ignored") if content[name]]
+        return {name: content[name] for name in (*names, "label_values", *rules)}
 
     def to_json(self) -> dict[str, Any]:
         """The plan in the types that JSON knows; floats come back bit for bit."""
@@ -125,6 +152,8 @@ class Plan:
             "groups": {name: list(values) for name, values in self.groups.items()},
             "label_dtype": self.label_dtype,
             "notes": list(self.notes),
+            "members": {str(value): list(values) for value, values in self.members.items()},
+            "ignored": list(self.ignored),
         }
 
     @staticmethod
@@ -147,6 +176,11 @@ class Plan:
                 groups={n: tuple(int(v) for v in vs) for n, vs in content["groups"].items()},
                 label_dtype=content["label_dtype"],
                 notes=tuple(content["notes"]),
+                members={
+                    int(v): tuple(int(m) for m in ms)
+                    for v, ms in content.get("members", {}).items()
+                },
+                ignored=tuple(int(v) for v in content.get("ignored", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInput(
@@ -170,7 +204,6 @@ def make_plan(cohort: Cohort, config: DataConfig, facts: Survey | None = None) -
         facts = survey(cohort)
     grids = _grids(cohort, facts)
     shape, spacing, centre, notes = _working_grid(grids, config)
-    values, dtype = _label_table(cohort, facts)
     return Plan(
         shape=shape,
         spacing_mm=spacing,
@@ -178,11 +211,9 @@ def make_plan(cohort: Cohort, config: DataConfig, facts: Survey | None = None) -
         align=config.align,
         percentiles=config.percentiles,
         histogram=_reference(cohort, config) if config.match_histograms else None,
-        label_values=values,
-        label_names={v: cohort.label_names[v] for v in values if v in cohort.label_names},
-        groups=dict(cohort.groups),
-        label_dtype=dtype,
         notes=tuple(notes),
+        ignored=config.ignored(cohort),
+        **_labels(cohort, facts, config),
     )
 
 
@@ -298,14 +329,33 @@ def _on_lattice(
     return centre + (anchor + steps * spacing - first)
 
 
-def _label_table(cohort: Cohort, facts: Survey) -> tuple[tuple[int, ...], str]:
-    """Label values that occur, ascending, and an integer type that holds them."""
+def _labels(cohort: Cohort, facts: Survey, config: DataConfig) -> dict[str, Any]:
+    """The plan's fields of labels: each value that occurs is a structure, or each group is."""
+    if config.label_groups:
+        return grouped(config.label_groups)
     found = [labels for s in cohort.labelled if (labels := facts[s.id].labels) is not None]
-    if not found:
-        return (), "uint8"
     values = sorted({value for labels in found for value in labels.values})
-    dtype = np.result_type(*[labels.dtype for labels in found])
-    return tuple(values), dtype.name if dtype.kind in "iu" else "int64"
+    values = [value for value in values if value not in config.ignored(cohort)]
+    dtype = np.result_type(*[labels.dtype for labels in found]) if found else np.dtype("uint8")
+    return {
+        "label_values": tuple(values),
+        "label_names": {v: cohort.label_names[v] for v in values if v in cohort.label_names},
+        "groups": dict(cohort.groups),
+        "label_dtype": dtype.name if dtype.kind in "iu" else "int64",
+    }
+
+
+def grouped(groups: Sequence[LabelGroup]) -> dict[str, Any]:
+    """The fields of a plan where each group is a structure, which is scored under its name."""
+    kept = sorted((group for group in groups if group.name != IGNORE), key=lambda group: group.id)
+    values = tuple(group.id for group in kept)
+    return {
+        "label_values": values,
+        "label_names": {group.id: group.name for group in kept},
+        "groups": {group.name: (group.id,) for group in kept},
+        "label_dtype": np.min_scalar_type(values[-1]).name,
+        "members": {group.id: group.values for group in kept},
+    }
 
 
 def _reference(cohort: Cohort, config: DataConfig) -> tuple[float, ...]:

@@ -52,7 +52,8 @@ class PreparedScan:
     ----------
     id : the scan's id.
     image : (1, *S) float32 in [0, 1], of float16 precision (as in the cache).
-    labels : (*S) uint8 or int16 class indices, or None.
+    labels : (*S) uint8 or int16 class indices, or None; K + 1, beyond the last class, where a voxel
+        is ignored.
     present : (K,) bool, foreground classes that were annotated; all False without labels.
     preparation : the way back.
     """
@@ -141,20 +142,24 @@ def prepare_content(
 
 def annotated_classes(subject: Subject, plan: Plan, *, has_labels: bool) -> Tensor:
     """(K,) bool: foreground classes that a scan's label map speaks about."""
-    known = plan.label_values if subject.annotated is None else subject.annotated
+    annotated = plan.label_rule.annotated(subject.annotated)
+    known = plan.label_values if annotated is None else annotated
     return torch.tensor([has_labels and v in known for v in plan.label_values], dtype=torch.bool)
 
 
 def _classes(content: bytes, path: Path, plan: Plan, preparation: Preparation) -> Tensor:
     """Class indices on the working grid, of the bytes of a label map."""
     volume, _ = decode_labels(content, path)
+    labels, ignored = plan.label_rule(volume.data)
     try:
-        classes = labels_to_classes(volume.data, plan.label_values)
+        classes = labels_to_classes(labels, plan.label_values)
     except ValueError as error:
         raise BadInput(
             f"{path}: {error} of the run's plan; "
             "remove these values, or train a new run on a cohort that has them"
         ) from error
+    if ignored is not None:
+        classes = classes.to(class_dtype(plan.classes)).masked_fill(ignored, plan.classes)
     native = Volume(classes, volume.geometry)
     return resample(native, plan.geometry, preparation.transform, labels=True).data
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class FileFacts:
     digest : SHA-256 of the file's bytes; empty if it could not be read.
     geometry : its grid, or None if it could not be read.
     faults : one sentence each.
-    values : of a label map: the values other than 0, ascending.
+    values : of a label map: the values other than 0 and ignored ones, ascending.
     dtype : of a label map: its integer type on disk.
     voxels : SHA-256 of shape and values, whatever file they are in; empty as `digest`.
     stored : the type on disk, such as "float32".
@@ -71,7 +72,7 @@ def survey(cohort: Cohort, progress: Callable[[int, int], None] | None = None) -
     """
     facts: Survey = {}
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(_look, cohort.subjects)
+        found = pool.map(partial(_look, ignored=cohort.ignored), cohort.subjects)
         for subject, scan in zip(cohort.subjects, found, strict=True):
             facts[subject.id] = scan
             if progress is not None:
@@ -103,11 +104,12 @@ def image_faults(volume: Volume, path: Path) -> tuple[str, ...]:
     return ()
 
 
-def _look(subject: Subject) -> ScanFacts:
+def _look(subject: Subject, ignored: tuple[int, ...]) -> ScanFacts:
     image = _look_at(subject.image, _image_facts)
-    return ScanFacts(
-        image, None if subject.labels is None else _look_at(subject.labels, _label_facts)
-    )
+    if subject.labels is None:
+        return ScanFacts(image)
+    how = partial(_label_facts, ignored=ignored, may_be_empty=subject.annotated is not None)
+    return ScanFacts(image, _look_at(subject.labels, how))
 
 
 def _look_at(path: Path, facts_in: Callable[[bytes, Path], dict[str, Any]]) -> FileFacts:
@@ -135,11 +137,14 @@ def _image_facts(content: bytes, path: Path) -> dict[str, Any]:
     }
 
 
-def _label_facts(content: bytes, path: Path) -> dict[str, Any]:
+def _label_facts(
+    content: bytes, path: Path, *, ignored: tuple[int, ...], may_be_empty: bool
+) -> dict[str, Any]:
     volume, dtype = decode_labels(content, path)
-    values = label_values(volume.data)
+    values = tuple(value for value in label_values(volume.data) if value not in ignored)
+    # of an empty map with declared structures the user has said that it is meant
     return {
-        "faults": _value_faults(values, path),
+        "faults": () if may_be_empty and not values else _value_faults(values, path),
         "values": values,
         "dtype": dtype.name,
         "voxels": _digest(volume),

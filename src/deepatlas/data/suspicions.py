@@ -12,6 +12,7 @@ import numpy as np
 from deepatlas.data.findings import Finding
 from deepatlas.data.outliers import intensity_outliers, suspected_flips
 from deepatlas.data.survey import FileFacts, Survey
+from deepatlas.io.annotations import FILE
 from deepatlas.io.subject import Cohort, Subject
 from deepatlas.spatial.geometry import Geometry
 
@@ -63,7 +64,7 @@ def _masks(cohort: Cohort, facts: Survey) -> list[Finding]:
         if scan.labels is None or labels is None or labels.faults or labels.structures is None:
             continue
         values = labels.values
-        if values[-1] != 255 or 255 in cohort.label_names:
+        if not values or values[-1] != 255 or 255 in cohort.label_names:
             continue
         share = labels.structures.shares.get(255, 0.0)
         known = len(set(values) & set(cohort.label_names))
@@ -123,7 +124,8 @@ def _structures(cohort: Cohort, labelled: list[tuple[Subject, FileFacts]]) -> li
                 Finding(
                     "missing-structure",
                     f"lacks {_listed(missing)}, which {most} or more of {len(labelled)} label maps "
-                    "have; if it can be seen in the scan, segment it: it is learnt as background",
+                    "have; it is learnt as background there: segment it if it can be seen, or say in "
+                    f"{FILE} what was annotated",
                     (scan.labels,),
                     scan.id,
                 )

@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from deepatlas.evaluation.dice import confusion
 from deepatlas.evaluation.surface import hd95_mm, image_diagonal_mm
 
@@ -25,6 +27,9 @@ class Scores:
     missed_groups : groups of which the target has a structure and the prediction none.
     diagonal_mm : of the image, what a structure without a distance counts in
         `mean_hd95_mm_with_misses`.
+    not_annotated : structures that were not annotated, of which nothing is said.
+    not_annotated_groups : groups that hold one.
+    ignored_voxels : voxels that were left out of both maps.
     """
 
     dice: dict[int, float]
@@ -34,6 +39,9 @@ class Scores:
     spurious: tuple[int, ...]
     missed_groups: tuple[str, ...]
     diagonal_mm: float
+    not_annotated: tuple[int, ...] = ()
+    not_annotated_groups: tuple[str, ...] = ()
+    ignored_voxels: int = 0
 
     @property
     def mean_dice(self) -> float:
@@ -60,6 +68,7 @@ def score_labels(
     spacing_mm: Sequence[float],
     groups: Mapping[str, Sequence[int]] | None = None,
     annotated: Collection[int] | None = None,
+    ignored: Any = None,
     distances: bool = True,
 ) -> Scores:
     """All measures of a predicted label map against the true one on the same grid.
@@ -72,19 +81,26 @@ def score_labels(
     groups : name -> label values; values that are not among `values` are left out of a group.
     annotated : values that were annotated in the target, None for all; other structures, and
         groups that hold one, are nan.
+    ignored : bool, of the maps' shape: voxels of which nothing is known. Both maps are background
+        there, so a structure ends where they begin, in the prediction as in the target.
     distances : whether surface distances are measured too.
     """
+    if ignored is not None:
+        prediction, target = (np.where(ignored, 0, labels) for labels in (prediction, target))
     structures = [int(value) for value in dict.fromkeys(values) if value != 0]
     scored = [v for v in structures if annotated is None or v in annotated]
     counted = confusion(prediction, target, scored)
     sizes = {value: counted.sizes([value]) for value in scored}
-    unions, missed_groups = {}, []
+    unions: dict[str, float] = {}
+    missed_groups, unknown_groups = [], []
     for name, members in (groups or {}).items():
         union = [value for value in members if value in structures]
         complete = bool(union) and set(union) <= set(scored)
         unions[name] = counted.dice(union) if complete else math.nan
         if complete and _lacks(counted.sizes(union)):
             missed_groups.append(name)
+        if not set(union) <= set(scored):
+            unknown_groups.append(name)
     distance = hd95_mm(prediction, target, scored, spacing_mm) if distances else {}
     return Scores(
         dice={v: counted.dice([v]) if v in scored else math.nan for v in structures},
@@ -94,6 +110,9 @@ def score_labels(
         spurious=tuple(v for v in scored if sizes[v][1] and not sizes[v][2]),
         missed_groups=tuple(missed_groups),
         diagonal_mm=image_diagonal_mm(tuple(target.shape), spacing_mm),
+        not_annotated=tuple(value for value in structures if value not in scored),
+        not_annotated_groups=tuple(unknown_groups),
+        ignored_voxels=0 if ignored is None else int(np.count_nonzero(ignored)),
     )
 
 

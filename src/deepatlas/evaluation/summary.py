@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from deepatlas.evaluation.statistics import interval
 from deepatlas.evaluation.tables import Row
+
+SHOWN = 5  # structures that a note names
 
 COUNTS = ("misses", "spurious", "left_out")
 """Columns that count; their totals stand beside the means, they have no mean of their own."""
@@ -62,17 +65,21 @@ def summarise(rows: Sequence[Row], rng: np.random.Generator) -> dict[str, dict[s
 def summarise_structures(
     rows: Sequence[Row], names: Mapping[int, str], rng: np.random.Generator
 ) -> dict[str, dict[str, Any]]:
-    """Dice and HD95 of each structure over the unseen rows, by label value as text."""
+    """Dice and HD95 of each structure over the unseen rows, by label value as text.
+
+    Rows in which it was not annotated are not in n; where there are such, they are counted beside.
+    """
     unseen = [row for row in rows if not row.seen]
     summary: dict[str, dict[str, Any]] = {}
     for value in rows[0].scores.dice if rows else ():
         missed = sum(value in row.scores.missed for row in unseen)
+        unknown = _unknown(value in row.scores.not_annotated for row in unseen)
         overlaps = [row.scores.dice[value] for row in unseen]
         distances = [row.scores.hd95_mm.get(value, math.nan) for row in unseen]
         summary[str(value)] = {
             "name": names.get(value, str(value)),
-            "dice": measure(overlaps, unseen, missed, rng),
-            "hd95_mm": measure(distances, unseen, missed, rng),
+            "dice": measure(overlaps, unseen, missed, rng) | unknown,
+            "hd95_mm": measure(distances, unseen, missed, rng) | unknown,
         }
     return summary
 
@@ -84,5 +91,31 @@ def summarise_groups(rows: Sequence[Row], rng: np.random.Generator) -> dict[str,
     for name in rows[0].scores.groups if rows else ():
         values = [row.scores.groups[name] for row in unseen]
         missed = sum(name in row.scores.missed_groups for row in unseen)
-        summary[name] = {"dice": measure(values, unseen, missed, rng)}
+        unknown = _unknown(name in row.scores.not_annotated_groups for row in unseen)
+        summary[name] = {"dice": measure(values, unseen, missed, rng) | unknown}
     return summary
+
+
+def left_out_notes(rows: Sequence[Row], names: Mapping[int, str]) -> list[str]:
+    """What was not annotated, or ignored, in the scans or pairs of a table; told in words."""
+    notes = []
+    missing = Counter(value for row in rows for value in row.scores.not_annotated)
+    if missing:
+        listed = ", ".join(
+            f"{names.get(value, value)} (in {count} of {len(rows)})"
+            for value, count in missing.most_common(SHOWN)
+        )
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        notes.append(f"not annotated everywhere, and left out of means and n: {listed}{more}")
+    ignored = sum(row.scores.ignored_voxels > 0 for row in rows)
+    if ignored:
+        notes.append(
+            f"voxels marked as ignored are left out of both label maps, in {ignored} of {len(rows)}"
+        )
+    return notes
+
+
+def _unknown(rows: Iterable[bool]) -> dict[str, int]:
+    """How many rows say nothing because it was not annotated; empty where there are none."""
+    count = sum(rows)
+    return {"not_annotated": count} if count else {}

@@ -95,7 +95,8 @@ def csv_table(rows: Sequence[Row]) -> str:
     """A table with a header line; nothing where a measure has no value, inf where it has no bound.
 
     After the columns of the row come `dice_<value>`, `hd95_mm_<value>` of every structure and
-    `dice_group_<name>` of every group.
+    `dice_group_<name>` of every group; where there is any, `not_annotated` (the structures that
+    were not, in this row) and `ignored_voxels` (their number).
     """
     records = [_record(row) for row in rows]
     columns = list(dict.fromkeys(column for record in records for column in record))
@@ -114,6 +115,10 @@ def _record(row: Row) -> dict[str, str]:
         record[f"dice_{value}"] = number(overlap)
         record[f"hd95_mm_{value}"] = number(scores.hd95_mm.get(value, math.nan))
     record.update({f"dice_group_{name}": number(x) for name, x in scores.groups.items()})
+    if scores.not_annotated:
+        record["not_annotated"] = " ".join(str(value) for value in scores.not_annotated)
+    if scores.ignored_voxels:
+        record["ignored_voxels"] = str(scores.ignored_voxels)
     return record
 
 

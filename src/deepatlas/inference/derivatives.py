@@ -27,6 +27,7 @@ ENTITIES = (
 )  # fmt: skip
 """Those that a discrete segmentation may bear, in the order of the standard."""
 
+NAMES = "dseg.tsv"
 _LINK = "source"
 
 
@@ -65,8 +66,8 @@ class Derivative:
 
     def begin(self, plan: Plan) -> None:
         """Write the description and the table of structures; BadInput where others stand there."""
-        description, table = self._description(), _table(plan)
-        facts, names = self.out / "dataset_description.json", self.out / "dseg.tsv"
+        description, table = self._description(), label_table(plan)
+        facts, names = self.out / "dataset_description.json", self.out / NAMES
         if facts.exists() and not _same_origin(facts, description):
             raise BadInput(
                 f"{facts}: the dataset there is none that deepatlas made of these scans; "
@@ -143,7 +144,7 @@ def _same_origin(path: Path, description: dict[str, Any]) -> bool:
     return made_here(found) and found.get("DatasetLinks") == description.get("DatasetLinks")
 
 
-def _table(plan: Plan) -> str:
+def label_table(plan: Plan) -> str:
     """Values and names of the structures, as the rows of a `dseg.tsv`."""
     named = zip(plan.label_values, plan.class_names, strict=True)
     rows = [f"{value}\t{' '.join(name.split())}" for value, name in named]

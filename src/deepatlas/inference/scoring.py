@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,20 @@ import numpy as np
 import torch
 
 from deepatlas.data.check import check_cohort
+from deepatlas.data.labels import LabelRule
+from deepatlas.data.plan import DataConfig, grouped
 from deepatlas.data.survey import Survey
 from deepatlas.errors import BadInput
 from deepatlas.evaluation.comparison import compare_tables, comparison_table
 from deepatlas.evaluation.folding import folding
 from deepatlas.evaluation.scores import Scores, score_labels
 from deepatlas.evaluation.statistics import DRAWS, LEVEL
-from deepatlas.evaluation.summary import summarise, summarise_groups, summarise_structures
+from deepatlas.evaluation.summary import (
+    left_out_notes,
+    summarise,
+    summarise_groups,
+    summarise_structures,
+)
 from deepatlas.evaluation.tables import Row, csv_table, pair_row, scan_row
 from deepatlas.inference.selection import (
     Pair,
@@ -31,6 +37,7 @@ from deepatlas.inference.selection import (
 from deepatlas.inference.session import Session
 from deepatlas.io.atomic import write_json, write_text
 from deepatlas.io.images import read_labels
+from deepatlas.io.label_groups import read_label_groups
 from deepatlas.io.layouts import read_cohort
 from deepatlas.io.subject import Cohort, Subject
 from deepatlas.run.environment import describe_environment
@@ -54,6 +61,8 @@ class Work:
     facts : what is in the files of the labelled scans.
     values : label values of the structures.
     groups : named sets of them.
+    names : of them, where they have one.
+    rule : what the values of label files stand for.
     """
 
     cohort: Cohort
@@ -62,6 +71,8 @@ class Work:
     pairs: tuple[Pair, ...]
     values: tuple[int, ...]
     groups: dict[str, tuple[int, ...]]
+    names: dict[int, str]
+    rule: LabelRule
 
 
 def evaluate(
@@ -72,6 +83,8 @@ def evaluate(
     pairs: Path | None = None,
     n_pairs: int = 40,
     against: Sequence[RunFolder] = (),
+    label_groups: Path | str | None = None,
+    annotated: Path | None = None,
     device: torch.device | str = "cpu",
     seed: int = 0,
     progress: Progress | None = None,
@@ -85,6 +98,10 @@ def evaluate(
     pairs : CSV with columns moving and fixed; without it `n_pairs` pairs of the scored scans,
         those that the cohort names itself where it does.
     against : other runs, scored on the same scans and pairs into `out`/against/<name>.
+    label_groups : JSON of groups of label values that are scored in place of the values, or of the
+        groups that the run has learnt.
+    annotated : JSON of what was annotated in which scan; else the cohort's annotations.json and,
+        for the training cohort, what the run was told.
     seed : of the bootstrap resamples.
     progress : called with what is being done, how much is done and how much there is to do.
 
@@ -94,10 +111,18 @@ def evaluate(
 
     Raises
     ------
-    BadInput : faults in the cohort or the pairs, or a run without networks.
+    BadInput : faults in the cohort or the pairs, a run without networks, or runs that segment into
+        other groups than those that are scored.
     """
     out = Path(out)
-    cohort = read_cohort(Path(cohort_path))
+    cohort = _cohort(run, read_cohort(Path(cohort_path), annotated))
+    groups = () if label_groups is None else read_label_groups(label_groups)
+    plan = replace(run.plan, **grouped(groups)) if groups else run.plan
+    ignored = {*DataConfig(label_groups=groups).ignored(cohort), *run.plan.ignored}
+    rule = LabelRule(plan.members, tuple(sorted(ignored)))
+    cohort = replace(cohort, ignored=rule.ignored)
+    rivals = _named(against)
+    _refuse_other_groups([run, *rivals.values()], rule)
     facts = _check(cohort, progress)
     seen = _seen(run, cohort, facts)
     selection = select_scans(run.split, seen, cohort, facts)
@@ -110,11 +135,12 @@ def evaluate(
         facts=facts,
         scans=selection.scans,
         pairs=tuple(chosen),
-        values=run.plan.label_values or _all_values(facts),
-        groups=cohort.groups or run.plan.groups,
+        values=plan.label_values or _all_values(facts),
+        groups=plan.groups if rule.members else cohort.groups or plan.groups,
+        names=plan.label_names if rule.members else {**plan.label_names, **cohort.label_names},
+        rule=rule,
     )
     tables = _score(run, work, seen, device, progress)
-    rivals = _named(against)
     others = {
         name: _score(rival, work, _seen(rival, cohort, facts), device, progress, f" with {name}")
         for name, rival in rivals.items()
@@ -131,6 +157,34 @@ def evaluate(
     return summary
 
 
+def _cohort(run: RunFolder, cohort: Cohort) -> Cohort:
+    """The cohort; where the run was trained on it, with what was said then of its label maps."""
+    trained_on, said = run.split.get("cohort"), run.split.get("annotated", {})
+    if not trained_on or Path(trained_on).resolve() != cohort.root.resolve():
+        return cohort
+    subjects = (
+        s
+        if s.annotated is not None or s.id not in said
+        else replace(s, annotated=tuple(said[s.id]))
+        for s in cohort.subjects
+    )
+    return replace(cohort, subjects=tuple(subjects))
+
+
+def _refuse_other_groups(runs: Sequence[RunFolder], rule: LabelRule) -> None:
+    """BadInput where a run segments into structures that are not made of what is scored."""
+    faults = [
+        f"{run.path}: its segmentation network has learnt other label groups than those that are "
+        "scored here; give --label-groups as in its training, or leave it out of this evaluation"
+        for run in runs
+        if "segmentation" in run.network_names()
+        and run.plan.members
+        and run.plan.members != rule.members
+    ]
+    if faults:
+        raise BadInput(faults)
+
+
 def _check(cohort: Cohort, progress: Progress | None) -> Survey:
     """Look at all files that may be scored; their faults are listed together."""
 
@@ -138,7 +192,7 @@ def _check(cohort: Cohort, progress: Progress | None) -> Survey:
         if progress is not None:
             progress("checking", done, total)
 
-    scored = dataclasses.replace(cohort, subjects=cohort.labelled)
+    scored = replace(cohort, subjects=cohort.labelled)
     return check_cohort(scored, needs_labels=False, needs_pairs=False, progress=report)
 
 
@@ -157,7 +211,7 @@ def _score(
         tables["segmentation"] = []
         for done, subject in enumerate(work.scans):
             _tell(progress, f"segmenting{of}", done, len(work.scans))
-            tables["segmentation"].append(_scan(session, work, subject, seen[subject.id]))
+            tables["segmentation"].append(_scan(session, run, work, subject, seen[subject.id]))
         _tell(progress, f"segmenting{of}", len(work.scans), len(work.scans))
     if "registration" in session.networks:
         tables["registration"] = []
@@ -169,19 +223,21 @@ def _score(
     return tables
 
 
-def _scan(session: Session, work: Work, subject: Subject, seen: str) -> Row:
+def _scan(session: Session, run: RunFolder, work: Work, subject: Subject, seen: str) -> Row:
     target = _labels(subject)
     start = time.perf_counter()
     prediction = session.segment(subject.image)
     seconds = time.perf_counter() - start
-    scores = _scores(work, prediction, target, subject.annotated)
+    if not run.plan.members:
+        prediction = Volume(work.rule(prediction.data)[0], prediction.geometry)
+    scores = _scores(work, prediction, target, work.rule.annotated(subject.annotated))
     return scan_row(scan=subject.id, seen=seen, scores=scores, seconds=seconds)
 
 
 def _pair(session: Session, work: Work, pair: Pair, seen: str, align: str) -> Row:
     moving, fixed = (work.cohort.by_id(identifier) for identifier in pair)
     labels, target = _labels(moving), _labels(fixed)
-    annotated = _both(moving.annotated, fixed.annotated)
+    annotated = _both(*(work.rule.annotated(scan.annotated) for scan in (moving, fixed)))
     start = time.perf_counter()
     transform = session.register(moving=moving.image, fixed=fixed.image)
     seconds = time.perf_counter() - start
@@ -193,11 +249,19 @@ def _pair(session: Session, work: Work, pair: Pair, seen: str, align: str) -> Ro
         fixed=fixed.id,
         seen=seen,
         align=align,
-        before=_scores(work, before, target, annotated, distances=False),
-        scores=_scores(work, carried, target, annotated),
+        before=_carried_scores(work, before, target, annotated, distances=False),
+        scores=_carried_scores(work, carried, target, annotated),
         folding=folding(transform.displacement(target.geometry)),
         seconds=seconds,
     )
+
+
+def _carried_scores(
+    work: Work, carried: Volume, target: Volume, annotated: tuple[int, ...] | None, **more: bool
+) -> Scores:
+    """Scores of the carried labels of another scan, in the values of its file."""
+    labels, ignored = work.rule(carried.data)
+    return _scores(work, Volume(labels, carried.geometry), target, annotated, ignored, **more)
 
 
 def _scores(
@@ -205,16 +269,22 @@ def _scores(
     prediction: Volume,
     target: Volume,
     annotated: tuple[int, ...] | None,
+    ignored: torch.Tensor | None = None,
     *,
     distances: bool = True,
 ) -> Scores:
+    """Scores of structures against a target in the values of its file."""
+    wanted, unknown = work.rule(target.data)
+    if unknown is not None and ignored is not None:
+        unknown = unknown | ignored
     return score_labels(
         prediction.data,
-        target.data,
+        wanted,
         values=work.values,
         spacing_mm=target.geometry.spacing_mm,
         groups=work.groups,
         annotated=annotated,
+        ignored=unknown,
         distances=distances,
     )
 
@@ -223,14 +293,13 @@ def _summary(
     run: RunFolder, work: Work, tables: Tables, device: torch.device | str, seed: int
 ) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
-    names = {**run.plan.label_names, **work.cohort.label_names}
     return {
         **{part: summarise(rows, rng) for part, rows in tables.items()},
         "labels_seen": labels_seen(run.split),
         "align": run.plan.align,
         "groups": {part: summarise_groups(rows, rng) for part, rows in tables.items()},
         "per_structure": {
-            part: summarise_structures(rows, names, rng) for part, rows in tables.items()
+            part: summarise_structures(rows, work.names, rng) for part, rows in tables.items()
         },
         "seen": {part: sum(row.seen for row in rows) for part, rows in tables.items()},
         "notes": _notes(run, work, tables),
@@ -254,7 +323,9 @@ def _notes(run: RunFolder, work: Work, tables: Tables) -> list[str]:
             )
     if "registration" in tables and not work.pairs:
         notes.append("fewer than two labelled scans can be scored, so there is no pair")
-    if not set(_all_values(work.facts)) & set(work.values):
+    for part, rows in tables.items():
+        notes += [f"{part}: {note}" for note in left_out_notes(rows, work.names)]
+    if not set(work.rule.structures(_all_values(work.facts))) & set(work.values):
         notes.append("no label map of the cohort holds a structure that the run knows")
     return notes
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from deepatlas.errors import BadInput
-from deepatlas.inference.derivatives import Derivative
+from deepatlas.inference.derivatives import NAMES, Derivative, label_table
 from deepatlas.inference.session import Session
+from deepatlas.io.atomic import write_text
 from deepatlas.io.images import scan_id, write_labels
 from deepatlas.io.layouts import read_cohort
 from deepatlas.run.folder import RunFolder
@@ -27,7 +28,9 @@ def segment(
 ) -> list[Path]:
     """Write `out`/<id>.nii.gz for every image, with the cohort's label values and integer type.
 
-    With `bids` the images have BIDS names, and `out` becomes a BIDS derivative (`Derivative`).
+    Where the run has learnt groups of label values, the maps hold their ids, and dseg.tsv beside
+    them their names. With `bids` the images have BIDS names, and `out` becomes a BIDS derivative
+    (`Derivative`).
 
     Raises
     ------
@@ -53,6 +56,8 @@ def segment(
             derivative.describe(path, target)
         if progress is not None:
             progress(done, len(paths))
+    if session.plan.members and derivative is None:
+        write_text(Path(out) / NAMES, label_table(session.plan))
     return targets
 
 

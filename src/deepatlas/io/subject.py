@@ -18,7 +18,8 @@ class Subject:
     id : the file name without its ending (`.nii.gz`, `.mha`, ...) and `_0000`.
     image : the scan's file.
     labels : the label map's file, or None.
-    annotated : label values that were annotated in this scan; None for all of the cohort's.
+    annotated : label values that were annotated in this scan, as they stand in its file; None for
+        all of the cohort's. A value that is not among them is not known to be absent.
     person : who was scanned; scans of one person never lie in two parts of a split. Where it is
         not given, it is the `sub-XX` that the id begins with, else the id.
     session : when, such as `ses-YY`; empty where it is not known.
@@ -54,6 +55,7 @@ class Cohort:
     split : ids of the parts "train", "validation" and "test", where the cohort names them itself.
     pairs : (moving, fixed) ids, where the cohort names the pairs to score itself.
     notes : what was chosen or left out in reading it, for people to know.
+    ignored : label values that mark voxels of which nothing is known.
     """
 
     root: Path
@@ -64,6 +66,7 @@ class Cohort:
     split: dict[str, tuple[str, ...]] | None = None
     pairs: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    ignored: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         ordered = tuple(sorted(self.subjects, key=lambda subject: subject.id))

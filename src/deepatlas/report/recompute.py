@@ -77,7 +77,7 @@ def _segmented(
         dice=value(row, "dice"),
         spacing_mm=image.geometry.spacing_mm,
         image=image.data.numpy(),
-        manual=near_ras(_labels(subject)).data.numpy(),
+        manual=near_ras(_labels(session, subject)).data.numpy(),
         predicted=predicted.data.numpy(),
     )
 
@@ -93,11 +93,11 @@ def _registered(
     whole = transform.displacement(grid)
     labels: dict[str, Array | None] = {"moving": None, "fixed": None, "moved": None}
     if moving.labels is not None:
-        carried = _labels(moving)
+        carried = _labels(session, moving)
         labels["moving"] = resample(carried, grid, start, labels=True).data.numpy()
         labels["moved"] = resample(carried, grid, transform, labels=True).data.numpy()
     if fixed.labels is not None:
-        labels["fixed"] = near_ras(_labels(fixed)).data.numpy()
+        labels["fixed"] = near_ras(_labels(session, fixed)).data.numpy()
     return PairExample(
         rank=rank,
         moving_scan=moving.id,
@@ -137,7 +137,9 @@ def _subject(cohort: Cohort, identifier: str) -> Subject:
         ) from None
 
 
-def _labels(subject: Subject) -> Volume:
+def _labels(session: Session, subject: Subject) -> Volume:
+    """The manual map in the values that the run writes, ignored voxels background."""
     if subject.labels is None:
         raise BadInput(f"{subject.image}: the scan has no label file any more")
-    return read_labels(subject.labels)[0]
+    volume = read_labels(subject.labels)[0]
+    return Volume(session.plan.label_rule(volume.data)[0], volume.geometry)

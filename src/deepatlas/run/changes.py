@@ -19,6 +19,7 @@ def refuse_other_settings(run: RunFolder, recipe: Recipe, split: Mapping[str, An
     """BadInput, with each difference, where the run was begun otherwise; more steps are allowed."""
     before, now = _flat(to_tree(run.recipe)), _flat(to_tree(recipe))
     recorded = run.split
+    recorded.setdefault("annotated", {})
     before |= _flat({"split": {key: recorded.get(key) for key in split}})
     now |= _flat({"split": split})
     more = recipe.training.steps >= run.recipe.training.steps

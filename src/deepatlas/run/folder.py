@@ -88,7 +88,8 @@ class RunFolder:
     def split(self) -> dict[str, Any]:
         """Ids: train, validation, test, labelled (whose labels trained it), unused.
 
-        And `cohort`, its folder; `content` and `label_content`, SHA-256 of its files by id.
+        And `cohort`, its folder; `annotated`, label values by id, where not all were annotated;
+        `content` and `label_content`, SHA-256 of its files by id.
         """
         return self._json("split.json")
 

@@ -17,7 +17,7 @@ PARTS = ("train", "validation", "test")
 def make_split(
     cohort: Cohort, *, split: Path | None, labelled: str | int | Path, seed: int
 ) -> dict[str, Any]:
-    """The parts by id, and `labelled`: the training scans whose labels are used.
+    """The parts by id, `labelled`, the training scans whose labels are used, and `annotated`.
 
     Without a split file the cohort's own split holds; where it has none, every scan is a training
     scan: no labelled scan is set aside.
@@ -49,6 +49,7 @@ def make_split(
     return {
         **parts,
         "labelled": _choose(labelled, available, seed),
+        "annotated": {s.id: list(s.annotated) for s in cohort.labelled if s.annotated is not None},
         "cohort": str(cohort.root.resolve()),
         "unused": sorted({s.id for s in cohort.subjects} - {i for p in PARTS for i in parts[p]}),
     }

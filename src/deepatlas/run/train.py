@@ -16,10 +16,12 @@ from deepatlas.compute import choose_device, use_threads
 from deepatlas.data.batches import Batches
 from deepatlas.data.cache import default_cache, prepare_cohort
 from deepatlas.data.check import check_cohort
+from deepatlas.data.label_notes import label_notes
 from deepatlas.data.plan import DataConfig, Plan, make_plan
 from deepatlas.data.prepare import PreparedScan
 from deepatlas.data.survey import Survey
 from deepatlas.errors import BadInput
+from deepatlas.io.label_groups import read_label_groups
 from deepatlas.io.layouts import read_cohort
 from deepatlas.io.subject import Cohort
 from deepatlas.networks.registration import build_registration
@@ -60,6 +62,8 @@ def train(
     config: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     labelled: str | int | Path = "all",
+    label_groups: Path | str | None = None,
+    annotated: Path | None = None,
     split: Path | None = None,
     init: Path | str | None = None,
     seed: int | None = None,
@@ -76,6 +80,8 @@ def train(
     out : the run folder.
     recipe, config, overrides : a recipe's name, a YAML over it, single dotted keys over that.
     labelled : "all", a number or a file of ids: the training labels that may be seen.
+    label_groups : JSON of named groups of label values that are learnt in place of the values.
+    annotated : JSON of what was annotated in which scan; by default the cohort's annotations.json.
     split : JSON with train, validation and test ids; without it the split that the cohort brings
         along holds, or else every scan is trained on.
     init : a finished run to start from: its networks, without the recipe's stages that pretrain
@@ -94,7 +100,8 @@ def train(
     use_threads(threads)
     job, start = _resolve(
         cohort, out, recipe=recipe, config=config, overrides=overrides, labelled=labelled,
-        split=split, init=init, seed=seed, cache=cache, device=choose_device(device),
+        label_groups=label_groups, annotated=annotated, split=split, init=init, seed=seed,
+        cache=cache, device=choose_device(device),
     )  # fmt: skip
     run = job.run
     if run.exists():
@@ -122,6 +129,8 @@ def _resolve(
     config: Path | None,
     overrides: Mapping[str, Any] | None,
     labelled: str | int | Path,
+    label_groups: Path | str | None,
+    annotated: Path | None,
     split: Path | None,
     init: Path | str | None,
     seed: int | None,
@@ -132,6 +141,8 @@ def _resolve(
     asked = dict(overrides or {})
     if seed is not None:
         asked["seed"] = seed
+    if label_groups is not None:
+        asked["data.label_groups"] = [asdict(one) for one in read_label_groups(label_groups)]
     chosen = load_recipe(recipe, config=config, overrides=asked)
     start = RunFolder.open(init) if init else None
     if start is not None:
@@ -141,7 +152,8 @@ def _resolve(
             f"training.deterministic holds on the CPU, not on {device}: interpolation has no "
             "deterministic gradient there; use --device cpu, or take the setting back"
         )
-    scans = read_cohort(Path(cohort))
+    scans = read_cohort(Path(cohort), annotated)
+    scans = replace(scans, ignored=chosen.data.ignored(scans))
     for note in scans.notes:
         logger.warning("%s: %s", scans.root, note)
     if not chosen.uses_labels and str(labelled) != "all":
@@ -232,7 +244,14 @@ def _plan(job: Job, facts: Survey, start: RunFolder | None) -> Plan:
     """The run's own plan, that of the run it starts from, or a new one of the cohort."""
     if job.run.exists():
         return job.run.plan
-    return start.plan if start is not None else make_plan(_used(job), job.recipe.data, facts)
+    if start is not None:
+        ignored = sorted({*start.plan.ignored, *job.cohort.ignored})
+        return replace(start.plan, ignored=tuple(ignored))
+    plan = make_plan(_used(job), job.recipe.data, facts)
+    notes = label_notes(_used(job), facts, plan) if job.recipe.uses_labels else []
+    for note in notes:
+        logger.info(note)
+    return replace(plan, notes=(*plan.notes, *notes))
 
 
 def _check_flips(recipe: Recipe, plan: Plan) -> None:

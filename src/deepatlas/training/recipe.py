@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from deepatlas.data.augment import Augmentation
 from deepatlas.data.plan import DataConfig
 from deepatlas.errors import BadInput
+from deepatlas.io.label_groups import LabelGroup
 from deepatlas.networks.outside import is_outside
 from deepatlas.networks.registration import REGISTRATION_NETWORKS
 from deepatlas.networks.segmentation import SEGMENTATION_NETWORKS
@@ -312,7 +313,9 @@ def _index(items: list[Any], part: str, key: str) -> int:
     raise BadInput(f"--set {key}: no {part!r} among {[n for n in names if n]}")
 
 
-_SCHEMAS: tuple[Any, ...] = (Augmentation, DataConfig, Optimiser, Training, Stage, Recipe)
+_SCHEMAS: tuple[Any, ...] = (
+    Augmentation, LabelGroup, DataConfig, Optimiser, Training, Stage, Recipe,
+)  # fmt: skip
 for _schema in _SCHEMAS:
     _schema.__pydantic_config__ = ConfigDict(extra="forbid")
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)

@@ -62,11 +62,15 @@ class Validation:
 
 
 def _dice(labels: Tensor, scan: PreparedScan, present: Tensor) -> float:
-    """Mean Dice over the foreground structures that are annotated; nan where there is none."""
+    """Mean Dice over the foreground structures that are annotated; nan where there is none.
+
+    Voxels that either side ignores are left out.
+    """
     assert scan.labels is not None
     classes = len(scan.present) + 1
-    maps = one_hot(torch.stack([labels.long(), scan.labels.long()]), classes)[:, 1:]
-    flat = maps.flatten(2)
+    pair = torch.stack([labels.long(), scan.labels.long()]).flatten(1)
+    pair = pair[:, (pair < classes).all(dim=0)]
+    flat = one_hot(pair, classes)[:, 1:]
     both, total = (flat[0] * flat[1]).sum(dim=-1), flat.sum(dim=(0, 2))
     counted = (total > 0) & present
     return float((2 * both[counted] / total[counted]).mean()) if bool(counted.any()) else math.nan

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepatlas.errors import BadInput
+from deepatlas.io.annotations import with_annotations
 from deepatlas.io.layouts import bids, decathlon, learn2reg, plain, table
 from deepatlas.io.subject import Cohort
 
@@ -29,8 +30,13 @@ LAYOUTS = {
 }
 
 
-def read_cohort(path: Path | str) -> Cohort:
+def read_cohort(path: Path | str, annotated: Path | None = None) -> Cohort:
     """The scans of a folder or of a file that lists them: ids, paths, label names; no voxel.
+
+    Parameters
+    ----------
+    annotated : JSON that says which structures were annotated in which scan, in any layout; by
+        default the folder's `annotations.json`, if it has one (see `io.annotations`).
 
     Faults that concern single files (a label without image, two images of one id, an unknown
     extension) are kept in `Cohort.faults`, so that `check_cohort` can list them all together.
@@ -47,6 +53,6 @@ def read_cohort(path: Path | str) -> Cohort:
             cohort = layout.read(root)
             if not cohort.subjects:
                 raise BadInput(cohort.faults)
-            return cohort
+            return with_annotations(cohort, annotated)
     known = "; or ".join(layout.looks_like for layout in LAYOUTS.values())
     raise BadInput(f"{root}: no known layout; expected {known}")

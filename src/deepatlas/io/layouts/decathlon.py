@@ -3,6 +3,7 @@
 `imagesTr/` and `labelsTr/` hold the scans and label maps, in any format that is read here (an
 nnU-Net image ends in `_0000`), `dataset.json` the names of the labels: `{"1": "Anterior"}` or, in
 nnU-Net version 2, `{"Anterior": 1}`, where several values make a group: `{"Hippocampus": [1, 2]}`.
+Voxels with the value of the label named `ignore` count nowhere.
 `imagesTs/` is a test set without labels and takes no part in training.
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 from deepatlas.errors import Fault
 from deepatlas.io.images import scan_id
 from deepatlas.io.layouts.folder import pair_up
-from deepatlas.io.layouts.names import Names, label_names, read_json
+from deepatlas.io.layouts.names import LabelTable, label_table, read_json
 from deepatlas.io.subject import Cohort, Subject
 
 LOOKS_LIKE = "a Decathlon or nnU-Net folder with dataset.json, imagesTr/ and labelsTr/"
@@ -26,12 +27,11 @@ def matches(root: Path) -> bool:
 
 
 def read(root: Path) -> Cohort:
-    """The scans of `root`, with the names and groups of labels of its `dataset.json`."""
+    """The scans of `root`, with the names, groups and `ignore` label of its `dataset.json`."""
     subjects, faults = pair_up(root / "imagesTr", root / "labelsTr")
-    names, groups, name_faults = _label_names(root / "dataset.json")
-    return Cohort(
-        root, subjects, names, groups, (*faults, *_channel_faults(subjects), *name_faults)
-    )
+    table = _label_table(root / "dataset.json")
+    faults = (*faults, *_channel_faults(subjects), *table.faults)
+    return Cohort(root, subjects, table.names, table.groups, faults, ignored=table.ignored)
 
 
 def _channel_faults(subjects: tuple[Subject, ...]) -> list[str]:
@@ -51,12 +51,13 @@ def _channel_faults(subjects: tuple[Subject, ...]) -> list[str]:
     return faults
 
 
-def _label_names(path: Path) -> Names:
-    """Names of label values, groups of them, and faults, from a `dataset.json`."""
+def _label_table(path: Path) -> LabelTable:
+    """The label table of a `dataset.json`; empty where there is no such file."""
     if not path.is_file():
-        return {}, {}, []
+        return LabelTable()
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
-        return {}, {}, [f"{path}: not readable as a Decathlon dataset.json ({error}); mend it"]
-    return label_names(content.get("labels", {}), path)
+        fault = f"{path}: not readable as a Decathlon dataset.json ({error}); mend it"
+        return LabelTable(faults=(fault,))
+    return label_table(content.get("labels", {}), path)

@@ -21,7 +21,7 @@ from typing import Any
 
 from deepatlas.errors import BadInput
 from deepatlas.io.images import ENDINGS, is_scan, scan_id
-from deepatlas.io.layouts.names import Names, label_names, read_json
+from deepatlas.io.layouts.names import LabelTable, label_table, read_json
 from deepatlas.io.subject import Cohort, Subject
 
 LOOKS_LIKE = "a Learn2Reg folder with NAME_dataset.json (or that file)"
@@ -58,7 +58,7 @@ def read(path: Path) -> Cohort:
         elif subject is not None:
             subjects[subject.id] = subject
     pairs = _pairs(content, file, subjects, faults)
-    names, groups, name_faults = _label_names(content.get("labels"), file)
+    table = _label_table(content.get("labels"), file)
     held_out = {identifier for pair in pairs for identifier in pair}
     split = {
         "train": tuple(sorted(subjects.keys() - held_out)),
@@ -67,9 +67,10 @@ def read(path: Path) -> Cohort:
     return Cohort(
         path,
         tuple(subjects.values()),
-        names,
-        groups,
-        (*faults, *name_faults),
+        table.names,
+        table.groups,
+        (*faults, *table.faults),
+        ignored=table.ignored,
         split=split if held_out else None,
         pairs=pairs,
         notes=_notes(content, kind, held_out),
@@ -159,19 +160,20 @@ def _pairs(
     return tuple(pairs)
 
 
-def _label_names(labels: Any, file: Path) -> Names:
+def _label_table(labels: Any, file: Path) -> LabelTable:
     """Names of label values: of one table, or of one for each modality with what they agree on."""
     if not labels:
-        return {}, {}, []
+        return LabelTable()
     if not isinstance(labels, dict) or not all(_is_table(value) for value in labels.values()):
-        return label_names(labels, file)
+        return label_table(labels, file)
     merged: dict[str, Any] = {}
     for table in labels.values():
         entries = table if isinstance(table, dict) else {str(i): n for i, n in enumerate(table)}
         for key, value in entries.items():
             if merged.setdefault(key, value) != value:
-                return {}, {}, [f"{file}: label {key} has two names, by modality; use one"]
-    return label_names(merged, file)
+                fault = f"{file}: label {key} has two names, by modality; use one"
+                return LabelTable(faults=(fault,))
+    return label_table(merged, file)
 
 
 def _is_table(value: Any) -> bool:

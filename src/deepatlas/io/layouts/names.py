@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-Names = tuple[dict[int, str], dict[str, tuple[int, ...]], list[str]]
+
+@dataclass(frozen=True)
+class LabelTable:
+    """What a `dataset.json` says about label values: their names, named sets, ignored values."""
+
+    names: dict[int, str] = field(default_factory=dict)
+    groups: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    ignored: tuple[int, ...] = ()
+    faults: tuple[str, ...] = ()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -20,15 +29,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def label_names(table: Any, path: Path) -> Names:
-    """Names of label values, groups of them, and faults, from the `labels` of the JSON `path`.
+def label_table(table: Any, path: Path) -> LabelTable:
+    """The `labels` of the JSON `path`.
 
-    Entries are `{"1": "Anterior"}` or `{"Anterior": 1}`; several values make a group.
+    Entries are `{"1": "Anterior"}` or `{"Anterior": 1}`; several values make a group. The one named
+    `ignore` marks voxels that count nowhere.
     """
     if not isinstance(table, dict):
-        return {}, {}, [f'{path}: `labels` are not readable; expected {{"value": "name"}}: mend it']
+        fault = f'{path}: `labels` are not readable; expected {{"value": "name"}}: mend it'
+        return LabelTable(faults=(fault,))
     names: dict[int, str] = {}
     groups: dict[str, tuple[int, ...]] = {}
+    ignored: tuple[int, ...] = ()
     faults = []
     for key, value in table.items():
         try:
@@ -39,16 +51,17 @@ def label_names(table: Any, path: Path) -> Names:
                 '{"value": "name"} nor {"name": value} nor {"name": [values]}; mend it'
             )
             continue
-        if name.lower() == "ignore":
+        if name.lower() == "ignore" and 0 in values:
             faults.append(
-                f"{path}: an `ignore` label ({values[0]}) is not supported; "
-                "remove it from dataset.json and from the label maps"
+                f"{path}: the `ignore` label is 0, which is the background; give it another value"
             )
+        elif name.lower() == "ignore":
+            ignored = values
         elif len(values) > 1:
             groups[name] = values
         elif values[0] != 0:
             names[values[0]] = name
-    return names, groups, faults
+    return LabelTable(names, groups, ignored, tuple(faults))
 
 
 def _entry(key: str, value: Any) -> tuple[str, tuple[int, ...]]:

@@ -17,7 +17,7 @@ from deepatlas.losses.similarity import SIMILARITIES
 from deepatlas.spatial.grid import sample
 from deepatlas.spatial.warp import warp
 from deepatlas.training.tasks.base import Context, Task, Terms, make_part
-from deepatlas.training.tasks.registration import add_alignment, pair_of
+from deepatlas.training.tasks.registration import add_alignment, compare, pair_of
 from deepatlas.training.tasks.segmentation import check_batch, supervised
 
 
@@ -160,7 +160,7 @@ class JointTask(Task):
         present = (moving.present | ~moving.labelled[:, None]) & (
             fixed.present | ~fixed.labelled[:, None]
         )
-        loss = self.config.anatomy(warped, maps[1], present=present)
+        loss = compare(self.config.anatomy, fixed, warped, maps[1], present)
         terms.add("anatomy", loss, self.config.anatomy_weight)
         return terms
 
@@ -172,7 +172,7 @@ class JointTask(Task):
         if bool(missing.any()):
             images = torch.cat([moving.image, fixed.image])[missing]
             logits = self.constants["segmentation"](images)
-            manual[missing] = (logits * self.config.sharpen).softmax(dim=1)
+            manual[missing, : moving.classes] = (logits * self.config.sharpen).softmax(dim=1)
         first, second = manual.split(len(moving.ids))
         return first, second
 
@@ -184,13 +184,14 @@ class JointTask(Task):
         seen = self._carried(batch, step) if "anatomy" in batch.scans else batch
         terms.add("supervised", supervised(network, seen, c), c.supervised_weight)
         if "fixed" in batch.scans:
-            predicted, carried, present = (
+            predicted, target, present = (
                 self._carry_to_fixed(batch)
                 if bool(batch.scans["moving"].labelled.all())
                 else self._carry_prediction(batch)
             )
+            target, weight = batch.scans["fixed"].known(target)
             ramp = min(1.0, (step + 1) / (c.ramp * self.context.steps)) if c.ramp > 0 else 1.0
-            loss = c.anatomy(predicted, carried, present=present)
+            loss = c.anatomy(predicted, target, present=present, weight=weight)
             terms.add("anatomy", loss, c.segmentation_anatomy_weight * ramp)
         return terms
 
@@ -221,8 +222,9 @@ class JointTask(Task):
         displacement = self._displacement(moving.image, repeated)
         with torch.no_grad():
             carried = warp(moving.one_hot(), displacement, outside="border")
-            carried = carried.unflatten(0, (atlases, count)).mean(dim=0)
-            present = moving.present.unflatten(0, (atlases, count)).all(dim=0)
+            carried = carried.unflatten(0, (atlases, count))
+            present = moving.present.unflatten(0, (atlases, count))
+            carried, present = agreed(carried, present), present.any(dim=0)
             image = fixed.image
             if "fixed" in batch.views:
                 view = batch.views["fixed"]
@@ -235,3 +237,24 @@ class JointTask(Task):
         displacement = self._displacement(moving.image, fixed.image)
         predicted = self.networks["segmentation"](moving.image).softmax(dim=1)
         return warp(predicted, displacement, outside="border"), fixed.one_hot(), fixed.present
+
+
+def agreed(maps: Tensor, present: Tensor) -> Tensor:
+    """The mean of several maps, that of a structure over the scans in which it was annotated.
+
+    Parameters
+    ----------
+    maps : (atlases, B, classes, *S), or one channel more for what is ignored, see `Scans.one_hot`;
+        where the scans speak of different structures, a voxel that one ignores is ignored.
+    present : (atlases, B, K) bool.
+    """
+    if len(maps) == 1 or bool((present == present[0]).all()):
+        return maps.mean(dim=0)
+    classes = present.shape[2] + 1
+    share = present / present.sum(dim=0).clamp_min(1)
+    share = share.view(*share.shape, *[1] * (maps.ndim - 3))
+    ignored = (maps[:, :, classes:] > 0).any(dim=0)
+    foreground = (maps[:, :, 1:classes] * share).sum(dim=0) * ~ignored.any(dim=1, keepdim=True)
+    foreground = foreground / foreground.sum(dim=1, keepdim=True).clamp_min(1)
+    rest = torch.cat([foreground, ignored], dim=1)
+    return torch.cat([(1 - rest.sum(dim=1, keepdim=True)).clamp_min(0), rest], dim=1)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from deepatlas.data.batches import Batch, Draw, Request
+from deepatlas.data.batches import Batch, Draw, Request, Scans
 from deepatlas.data.randomness import uniform
 from deepatlas.losses.overlap import OVERLAPS
 from deepatlas.losses.regularity import REGULARITIES
@@ -103,9 +103,19 @@ class RegistrationTask(Task):
         if self._labelled_pair(step):
             warped = warp(moving.one_hot(), deformation.displacement, outside="border")
             present = moving.present & fixed.present
-            loss = self.config.anatomy(warped, fixed.one_hot(), present=present)
+            loss = compare(self.config.anatomy, fixed, warped, fixed.one_hot(), present)
             terms.add("anatomy", loss, self.config.anatomy_weight)
         return terms
+
+
+def compare(anatomy: Any, scans: Scans, warped: Tensor, other: Tensor, present: Tensor) -> Tensor:
+    """The overlap of two segmentations of `scans` as `Scans.one_hot` has them, one of them warped.
+
+    A voxel that is ignored on either side weighs nothing.
+    """
+    (one, first), (two, second) = scans.known(warped), scans.known(other)
+    weight = None if first is None or second is None else first * second
+    return anatomy(one, two, present=present, weight=weight)
 
 
 def pair_of(moving: Any, fixed: Any, count: int) -> Request:

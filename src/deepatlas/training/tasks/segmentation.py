@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from deepatlas.data.augment import Augmentation
-from deepatlas.data.batches import Batch, Draw, Request, one_hot
+from deepatlas.data.batches import Batch, Draw, Request
 from deepatlas.losses.overlap import OVERLAPS
 from deepatlas.training.tasks.base import Context, Task, Terms, make_part
 
@@ -89,5 +89,5 @@ def supervised(network: nn.Module, batch: Batch, config: Any) -> Tensor:
         view = batch.views["scan"]
         image, labels = view.image(image), view.labels(labels)
     probabilities = network(image).softmax(dim=1)
-    target = one_hot(labels, scans.classes)
-    return config.overlap(probabilities, target, present=scans.present)
+    target, weight = scans.known(scans.one_hot(labels))
+    return config.overlap(probabilities, target, present=scans.present, weight=weight)
