@@ -11,7 +11,8 @@ from pathlib import Path
 
 from deepatlas.data.labels import label_values
 from deepatlas.errors import BadInput
-from deepatlas.io.images import decode_geometry, decode_image, decode_labels, read_content
+from deepatlas.io.header import read_placement, say_if_forms_differ
+from deepatlas.io.images import decode_header, decode_image, decode_labels, read_content
 from deepatlas.io.subject import Cohort, Subject
 from deepatlas.spatial.geometry import Geometry, Volume
 
@@ -94,7 +95,7 @@ def _look_at_image(path: Path) -> FileFacts:
     try:
         content = read_content(path)
         digest = hashlib.sha256(content).hexdigest()
-        geometry = decode_geometry(content, path)
+        geometry = _grid(content, path)
         volume = decode_image(content, path)
         return FileFacts(digest, geometry, image_faults(volume, path))
     except BadInput as error:
@@ -106,12 +107,18 @@ def _look_at_labels(path: Path) -> FileFacts:
     try:
         content = read_content(path)
         digest = hashlib.sha256(content).hexdigest()
-        geometry = decode_geometry(content, path)
+        geometry = _grid(content, path)
         volume, dtype = decode_labels(content, path)
     except BadInput as error:
         return FileFacts(digest, geometry, tuple(error.faults))
     values = label_values(volume.data)
     return FileFacts(digest, geometry, _value_faults(values, path), values, dtype.name)
+
+
+def _grid(content: bytes, path: Path) -> Geometry:
+    header = decode_header(content, path)
+    say_if_forms_differ(header, path)
+    return read_placement(header, path)
 
 
 def _value_faults(values: tuple[int, ...], path: Path) -> tuple[str, ...]:

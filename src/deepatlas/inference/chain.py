@@ -14,10 +14,12 @@ from typing import Any
 from torch import Tensor
 
 from deepatlas.errors import BadInput
+from deepatlas.io.header import say_if_forms_differ
 from deepatlas.io.images import (
     nifti_name,
     read_content,
     read_geometry,
+    read_header,
     read_image,
     read_labels,
     scan_id,
@@ -200,6 +202,8 @@ def warp(
     _refuse_swapped(links, image=image or labels, onto=onto, inverse=inverse)
     forwards = Composite([link.transform for link in links])
     whole = forwards.inverse() if inverse else forwards
+    for path in dict.fromkeys(path for path in (image, labels, onto) if path is not None):
+        say_if_forms_differ(read_header(path), path)
     for path, target in zip(inputs, targets, strict=True):
         if path == points:
             found = read_points(path, axes)

@@ -10,8 +10,10 @@ import torch
 
 from deepatlas.errors import BadInput
 from deepatlas.inference.session import Session
-from deepatlas.io.images import scan_id, write_labels
+from deepatlas.io.header import say_if_forms_differ
+from deepatlas.io.images import read_header, scan_id, write_labels
 from deepatlas.io.layouts import read_cohort
+from deepatlas.io.paths import refuse_overwriting
 from deepatlas.run.folder import RunFolder
 
 
@@ -37,6 +39,7 @@ def segment(
     session = Session(run, device)
     run.segmentation_network()  # a missing network is said before anything is written
     for done, (path, target) in enumerate(zip(paths, targets, strict=True), 1):
+        say_if_forms_differ(read_header(path), path)
         labels = session.segment(path)
         write_labels(target, labels, np.dtype(session.plan.label_dtype), like=path)
         if progress is not None:
@@ -58,15 +61,11 @@ def _targets(paths: Sequence[Path], out: Path) -> list[Path]:
         for name in doubled
     ]
     faults += [
-        f"{path}: there is no such file; check the path" for path in paths if not path.is_file()
-    ]
-    faults += [
-        f"{path}: would be overwritten by its segmentation; give another --out"
-        for path, target in zip(paths, targets, strict=True)
-        if path.exists() and target.exists() and target.samefile(path)
+        f"{path}: there is no such file; check the path" for path in paths if not path.exists()
     ]
     if faults:
         raise BadInput(faults)
+    refuse_overwriting(paths, targets)
     return targets
 
 

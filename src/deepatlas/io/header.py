@@ -11,6 +11,7 @@ that just drops the world axis across it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import nibabel as nib
@@ -22,6 +23,8 @@ from deepatlas.errors import BadInput
 from deepatlas.spatial.geometry import Geometry
 
 _MM_OF_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI codes of metre and micrometre; mm and unknown are 1
+_FORMS_MM = 0.1  # sform and qform that place a voxel further apart than this disagree
+_log = logging.getLogger(__name__)
 _PLACING = (
     "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
     "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
@@ -129,6 +132,16 @@ def is_in_plane(header: nib.Nifti1Header) -> bool:
     """Whether a 2-D file lies in the plane of the world's first two axes, as ITK expects."""
     rotation, axis = _rotation_to_plane(_matrix_mm(header, "like"))
     return axis == 2 and bool(np.allclose(rotation, np.eye(3), atol=1e-6))
+
+
+def say_if_forms_differ(header: nib.Nifti1Header, name: object) -> None:
+    """Say where sform and qform of a file place its voxels apart, as other tools may do so."""
+    apart = forms_differ_mm(header)
+    if apart > _FORMS_MM:
+        _log.warning(
+            "%s: sform and qform differ by up to %.1f mm; the sform is used here, "
+            "ITK may place this scan by the qform", name, apart,
+        )  # fmt: skip
 
 
 def forms_differ_mm(header: nib.Nifti1Header) -> float:
