@@ -453,20 +453,6 @@ def test_truncated_files_are_refused(
 
 
 @pytest.mark.parametrize("ending", list(SCANS))
-@settings(max_examples=100, deadline=None)
-@given(data=st.data())
-def test_damaged_files_are_a_scan_or_refused_in_words(
-    ending: str, data: st.DataObject, files: dict[str, bytes], tmp_path_factory: Any
-) -> None:
-    content = bytearray(files[ending])
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path = tmp_path_factory.mktemp("damaged") / f"a{ending}"
-    path.write_bytes(bytes(content))
-    try_to_read(path)
-
-
-@pytest.mark.parametrize("ending", list(SCANS))
 @settings(max_examples=30, deadline=None)
 @given(content=st.binary(max_size=400))
 @example(content=b"")

@@ -323,7 +323,7 @@ def _record_beside(path: Path) -> dict[str, Any] | None:
             return None  # the affine part leads near the moving scan, not to its anatomy
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         ends = [record[end][key] for end in ("from", "to") for key in ("file", "sha256")]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     if digest != found:
         _log.warning(

@@ -23,6 +23,7 @@ from deepatlas.errors import BadInput
 from deepatlas.spatial.geometry import Geometry
 
 _MM_OF_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI codes of metre and micrometre; mm and unknown are 1
+_SMALLEST_MM, _LARGEST_MM = 1e-9, 1e9  # of a voxel: beyond, the header is damaged
 _FORMS_MM = 0.1  # sform and qform that place a voxel further apart than this disagree
 _log = logging.getLogger(__name__)
 _PLACING = (
@@ -156,9 +157,12 @@ def forms_differ_mm(header: nib.Nifti1Header) -> float:
 
 
 def _has_place(matrix: np.ndarray, ndim: int) -> bool:
-    """Whether a (4, 4) placement is finite and its first axes are independent."""
-    finite = bool(np.isfinite(matrix).all())
-    return finite and np.linalg.matrix_rank(matrix[:3, :ndim]) == ndim
+    """Whether a (4, 4) placement is finite, its voxels have a size and its axes are independent."""
+    if not np.isfinite(matrix).all():
+        return False
+    sizes = np.linalg.norm(matrix[:3, :ndim], axis=0)
+    sensible = bool(((sizes > _SMALLEST_MM) & (sizes < _LARGEST_MM)).all())
+    return sensible and np.linalg.matrix_rank(matrix[:3, :ndim]) == ndim
 
 
 def _is_on(like: nib.Nifti1Header, geometry: Geometry) -> bool:

@@ -58,7 +58,7 @@ def _label_names(path: Path) -> Names:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         table = content.get("labels", {})
         entries = table.items()
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         return {}, {}, [f"{path}: not readable as a Decathlon dataset.json ({error}); mend it"]
     names: dict[int, str] = {}
     groups: dict[str, tuple[int, ...]] = {}
