@@ -1,7 +1,6 @@
 """DICOM: a folder that holds one series, or one file (.dcm), also with several frames.
 
-pydicom reads what is said about the images, and voxels as they are or in runs (RLE); those packed
-as JPEG of any kind are unpacked by ITK. Slope and intercept are those of each image by itself.
+Slope and intercept are those of each image by itself.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ import numpy as np
 from deepatlas.errors import BadInput, DeepAtlasError
 from deepatlas.io import nifti
 from deepatlas.io.dicom_stack import Slice, stack
+from deepatlas.io.dicom_voxels import stored_values
 from deepatlas.io.header import from_other_format
-from deepatlas.io.itk_image import quiet
 
 _MARK, _MARK_AT = b"DICM", 128
 _SERIES = b"DICOM series of deepatlas\n"  # how the content of a folder begins
@@ -35,12 +34,7 @@ _BESIDE = {
     ".log", ".sh", ".py", ".jpg", ".jpeg", ".png", ".gif", ".bval", ".bvec", ".zip", ".exe", ".inf",
 }  # fmt: skip
 _DIRECTORY = "DICOMDIR"
-_PACKED_AT_MOST = 10_000  # to one, that voxels are packed
 _TYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32")
-_PIXELS = (
-    "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit",
-    "PixelRepresentation", "NumberOfFrames", "PixelData",
-)  # fmt: skip
 _lock = threading.Lock()
 
 Files = list[tuple[str, bytes]]
@@ -336,50 +330,16 @@ def _dtype(frames: Sequence[_Frame]) -> np.dtype:
 
 
 def _stored(frame: _Frame, path: Path) -> np.ndarray:
-    """The numbers of a file as they are stored, (frames, rows, columns)."""
-    dataset, (columns, rows) = frame.dataset, frame.image.shape
-    name = frame.image.name
-    if "PixelData" not in dataset:
-        raise _damaged(path, name, "it has no voxels")
-    count = int(dataset.get("NumberOfFrames") or 1)
-    size = rows * columns * count * max(int(dataset.BitsAllocated), 8) // 8
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.is_compressed and size > _PACKED_AT_MOST * len(dataset.PixelData):
-        raise _damaged(path, name, f"{len(dataset.PixelData)} bytes for {size} of voxels")
+    """The numbers of a frame's file as they are stored, (frames, rows, columns)."""
     try:
-        values = _unpacked(dataset) if "JPEG" in syntax.name else dataset.pixel_array
-        return values.reshape(count, rows, columns)
+        return stored_values(frame.dataset)
     except OSError as error:
         raise DeepAtlasError(
             f"{path}: no room for a copy of it in {tempfile.gettempdir()} ({error.strerror}); make "
             "room there, or name another folder in the environment variable TMPDIR"
         ) from error
     except Exception as error:
-        raise _damaged(path, name, str(error).splitlines()[0]) from error
-
-
-def _unpacked(dataset: Any) -> np.ndarray:
-    """Packed voxels by ITK, from a file that holds nothing else: it scales no values then."""
-    import pydicom
-    import SimpleITK
-
-    bare = pydicom.Dataset()
-    for keyword in _PIXELS:
-        if keyword in dataset:
-            bare[keyword] = dataset[keyword]
-    bare.PhotometricInterpretation = "MONOCHROME2"  # whichever it is, the numbers stay
-    bare.SOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
-    bare.SOPInstanceUID = pydicom.uid.generate_uid()
-    bare.file_meta = pydicom.dataset.FileMetaDataset()
-    bare.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
-    reader = SimpleITK.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    with tempfile.TemporaryDirectory(prefix="deepatlas-") as folder:
-        copy = Path(folder) / "image.dcm"
-        bare.save_as(copy, enforce_file_format=True)
-        reader.SetFileName(str(copy))
-        with quiet():
-            return np.asarray(SimpleITK.GetArrayFromImage(reader.Execute()))
+        raise _damaged(path, frame.image.name, str(error).partition("\n")[0]) from error
 
 
 def _scaled(stored: np.ndarray, frame: _Frame) -> np.ndarray:

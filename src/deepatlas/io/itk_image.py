@@ -183,7 +183,7 @@ def _opened(parts: _Parts, path: Path) -> Iterator[Any]:
             copy = Path(folder) / ("scan.mha" if parts.kind == "Meta" else "scan.nrrd")
             copy.write_bytes(parts.header + parts.voxels)
             reader.SetFileName(str(copy))
-            with quiet():
+            with _quiet():
                 reader.ReadImageInformation()
                 yield reader
     except RuntimeError as error:
@@ -216,7 +216,7 @@ def _header(reader: Any, path: Path) -> nib.Nifti2Header:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """What ITK's C++ prints about a damaged file goes nowhere; our own sentence says it."""
     with _lock, ExitStack() as undo:
         with suppress(OSError):  # there may be no stderr
