@@ -170,7 +170,7 @@ def test_all_faults_are_told_at_once(root: Path) -> None:
     save(root / "labels" / "b.nii.gz", with_value(label_map((9, 8, 6)).astype("f4"), 0.5))
     save(root / "labels" / "d.nii.gz", label_map(), moved(3))
     save(root / "labels" / "lost.nii.gz", label_map())
-    (root / "images" / "e.dcm").write_bytes(b"x")
+    (root / "images" / "e.xyz").write_bytes(b"x")
     with pytest.raises(BadInput) as caught:
         check_cohort(read_cohort(root), needs_labels=True, needs_pairs=True)
     told = str(caught.value)
@@ -183,7 +183,7 @@ def test_all_faults_are_told_at_once(root: Path) -> None:
         ("labels/b.nii.gz", "9 x 8 x 6 voxels"),
         ("labels/d.nii.gz", "3 mm away"),
         ("labels/lost.nii.gz", "a label map without image"),
-        ("images/e.dcm", "not a scan by its name"),
+        ("images/e.xyz", "not a scan by its name"),
     ]:
         assert [f for f in caught.value.faults if name in f and why in f], (name, why)
 

@@ -444,7 +444,7 @@ def test_damaged_files_are_findings_and_never_a_traceback(tmp_path: Path) -> Non
             save(root / "images" / f"x{n:03}.nii", draw(n)[0])
     found = deepatlas.check(root, json=tmp_path / "found.json")
     assert len({f.scan for f in found.findings if f.severity == "error"}) > 40
-    assert json.loads((tmp_path / "found.json").read_text())["counts"] == found.counts
+    assert json.loads((tmp_path / "found.json").read_text("utf-8"))["counts"] == found.counts
 
 
 def test_training_says_how_many_warnings_there_are(

@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves it out
+sys.path.insert(0, str(Path(__file__).parents[1] / "io"))
 
+from dicom_files import write_series
 from test_session import PLANS, VALUES, anatomy, flipped, importable, make_run, oblique
 
 from deepatlas.errors import BadInput
@@ -32,6 +34,8 @@ def save(path: Path, volume: Volume, dtype: str = "float32") -> Path:
     data = volume.data.numpy().astype(dtype)
     affine = volume.geometry.affine.numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == "":
+        return write_series(path, data, affine)
     if path.suffix == ".mgz":
         nib.MGHImage(data, affine).to_filename(path)
         return path
@@ -48,7 +52,8 @@ def save(path: Path, volume: Volume, dtype: str = "float32") -> Path:
 
 def check_lies_on(result: Path, scan: Path) -> None:
     """Shape and place of a result to ITK are those of the scan."""
-    a, b = sitk.ReadImage(str(result)), sitk.ReadImage(str(scan))
+    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(scan)) if scan.is_dir() else str(scan)
+    a, b = sitk.ReadImage(str(result)), sitk.ReadImage(names)
     assert a.GetSize() == b.GetSize()
     ends = np.array(list(np.ndindex(*[2] * b.GetDimension()))) * (np.array(b.GetSize()) - 1)
     for index in ends.tolist():
@@ -56,11 +61,11 @@ def check_lies_on(result: Path, scan: Path) -> None:
         np.testing.assert_allclose(*places, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd", "a.mgz"])
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd", "a.mgz", "a"])
 def test_segmentations_lie_on_scans_of_any_format(name: str, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", PLANS[3])
     image, labels = anatomy(flipped(3))
-    path = save(tmp_path / name, image)
+    path = save(tmp_path / name, image, "int16")
     (written,) = segment(run, [path], out=tmp_path / "out")
     assert written == tmp_path / "out" / "a.nii.gz"
     found, dtype = read_labels(written)
@@ -91,14 +96,14 @@ def test_segmentations_lie_on_their_pictures(name: str, dtype: str, tmp_path: Pa
     check_lies_on(written, tmp_path / name)
 
 
-@pytest.mark.parametrize("ending", ["mha", "mhd", "nrrd", "mgz"])
+@pytest.mark.parametrize("ending", [".mha", ".mhd", ".nrrd", ".mgz", ""])
 def test_a_registration_is_that_of_the_nifti_files(ending: str, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", PLANS[3], "constant")
     grids = {"moving": oblique(3, 1), "fixed": oblique(3, 0)}
     scans = {name: anatomy(grid) for name, grid in grids.items()}
-    paths = {name: save(tmp_path / f"{name}.{ending}", scans[name][0], "int16") for name in grids}
+    paths = {name: save(tmp_path / f"{name}{ending}", scans[name][0], "int16") for name in grids}
     other = {name: save(tmp_path / "n" / f"{name}.nii", scans[name][0], "int16") for name in grids}
-    labels = save(tmp_path / f"labels.{ending}", scans["moving"][1], "int32")
+    labels = save(tmp_path / f"labels{ending}", scans["moving"][1], "int32")
     result = register(
         run, **paths, moving_labels=labels, out=tmp_path / "a", keep_dtype=True, write="all"
     )
@@ -143,3 +148,14 @@ def test_two_formats_of_one_scan_are_not_segmented_into_one_file(tmp_path: Path)
     with pytest.raises(BadInput, match=r"a\.mha, .*a\.nrrd: would all be written to a\.nii\.gz"):
         segment(run, paths, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_results_do_not_go_among_the_slices(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", PLANS[3])
+    scan = save(tmp_path / "a", anatomy(flipped(3))[0], "int16")
+    before = sorted(scan.iterdir())
+    with pytest.raises(BadInput, match=r"a: the results would lie among its files"):
+        segment(run, [scan], out=scan)
+    with pytest.raises(BadInput, match=r"a: the results would lie among its files"):
+        register(run, moving=scan, fixed=scan, out=scan)
+    assert sorted(scan.iterdir()) == before

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import logging
 import math
 import struct
 import sys
@@ -33,6 +32,7 @@ from test_session import (
 )
 
 from deepatlas.errors import BadInput
+from deepatlas.inference.chain import warp
 from deepatlas.inference.register import register
 from deepatlas.inference.segment import segment
 from deepatlas.io.images import read_image, read_labels, write_image, write_labels
@@ -107,7 +107,7 @@ def test_a_scan_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "in")
     content = (tmp_path / "in" / "b.nii.gz").read_bytes()
     paths = [tmp_path / "in" / "a.nii.gz", tmp_path / "in" / "b.nii.gz"]
-    with pytest.raises(BadInput, match="would be overwritten by its segmentation") as caught:
+    with pytest.raises(BadInput, match=r"b\.nii\.gz: would be overwritten by") as caught:
         segment(run, paths, out=tmp_path / "link")
     assert len(caught.value.faults) == 2
     assert (tmp_path / "in" / "b.nii.gz").read_bytes() == content
@@ -354,12 +354,17 @@ def test_files_of_another_pair_do_not_stay(tmp_path: Path) -> None:
 
 
 def test_forms_that_disagree_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run, paths = make_run(tmp_path / "run", PLANS[3]), pair_in(tmp_path)
+    """Once a file, by all that apply a run or a map; `check` and `train` have a finding of it."""
+    run, paths = make_run(tmp_path / "run", PLANS[3]), pair_in(tmp_path / "images")
     image = nib.load(paths["fixed"])
     data, header = np.asarray(image.dataobj), image.header.copy()
     header.set_qform(image.affine @ np.diag([1.0, 2, 1, 1]), 1)
     header.set_sform(image.affine, 2)
     nib.Nifti1Image(data, None, header).to_filename(paths["fixed"])
-    with caplog.at_level(logging.WARNING):
-        register(run, **paths, out=tmp_path / "out")
-    assert "fixed.nii.gz: sform and qform differ by up to" in caplog.text
+    result = register(run, **paths, out=tmp_path / "out")
+    segment(run, list(paths.values()), out=tmp_path / "segmented")
+    warp([result.transform_file], image=paths["moving"], onto=paths["fixed"], out=tmp_path / "w")
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 3
+    for words in said:
+        assert words.startswith(f"{paths['fixed']}: sform and qform differ by up to")

@@ -62,12 +62,12 @@ def test_contract_hidden_files_and_companions_are_ignored(make: Make, layout: st
 
 @pytest.mark.parametrize("layout", sorted(FOLDERS))
 def test_contract_all_faults_of_a_folder_are_kept(make: Make, layout: str) -> None:
-    root = make(layout, ["a.nii", "a.nii.gz", "b.dcm"], ["a.nii", "a_0000.nii.gz", "lost.nii"])
+    root = make(layout, ["a.nii", "a.nii.gz", "b.xyz"], ["a.nii", "a_0000.nii.gz", "lost.nii"])
     faults = read_cohort(root).faults
     assert len(faults) == 4
     for name, why in [
         ("a.nii.gz", "second image of scan 'a'"),
-        ("b.dcm", "not a scan by its name"),
+        ("b.xyz", "not a scan by its name"),
         ("a_0000.nii.gz", "second label map"),
         ("lost.nii", "a label map without image"),
     ]:
@@ -78,8 +78,8 @@ def test_contract_all_faults_of_a_folder_are_kept(make: Make, layout: str) -> No
 def test_contract_no_image_is_refused_at_once(make: Make, layout: str) -> None:
     with pytest.raises(BadInput, match="holds no image; put scans"):
         read_cohort(make(layout, []))
-    with pytest.raises(BadInput, match=r"what lies there: a\.dcm") as caught:
-        read_cohort(make(layout, ["a.dcm"], ["a.nii.gz"]))
+    with pytest.raises(BadInput, match=r"what lies there: a\.xyz") as caught:
+        read_cohort(make(layout, ["a.xyz"], ["a.nii.gz"]))
     assert len(caught.value.faults) == 3
 
 

@@ -124,8 +124,8 @@ def _structures(cohort: Cohort, labelled: list[tuple[Subject, FileFacts]]) -> li
                 Finding(
                     "missing-structure",
                     f"lacks {_listed(missing)}, which {most} or more of {len(labelled)} label maps "
-                    "have; it is learnt as background there: segment it if it can be seen, or say in "
-                    f"{FILE} what was annotated",
+                    "have; it is learnt as background there: segment it if it can be seen, or say "
+                    f"in {FILE} what was annotated",
                     (scan.labels,),
                     scan.id,
                 )

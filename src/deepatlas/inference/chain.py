@@ -14,10 +14,12 @@ from typing import Any
 from torch import Tensor
 
 from deepatlas.errors import BadInput
+from deepatlas.io.header import say_if_forms_differ
 from deepatlas.io.images import (
     nifti_name,
     read_content,
     read_geometry,
+    read_header,
     read_image,
     read_labels,
     scan_id,
@@ -199,6 +201,8 @@ def warp(
     _refuse_swapped(links, image=image or labels, onto=onto, inverse=inverse)
     forwards = Composite([link.transform for link in links])
     whole = forwards.inverse() if inverse else forwards
+    for path in dict.fromkeys(path for path in (image, labels, onto) if path is not None):
+        say_if_forms_differ(read_header(path), path)
     for path, target in zip(inputs, targets, strict=True):
         if path == points:
             found = read_points(path, axes)
@@ -318,7 +322,7 @@ def _record_beside(path: Path) -> dict[str, Any] | None:
             return None  # the affine part leads near the moving scan, not to its anatomy
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         ends = [record[end][key] for end in ("from", "to") for key in ("file", "sha256")]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     if digest != found:
         _log.warning(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from deepatlas.errors import BadInput
 from deepatlas.inference.chain import RECORD
 from deepatlas.inference.session import Session
 from deepatlas.io.atomic import write_json
-from deepatlas.io.header import forms_differ_mm
+from deepatlas.io.header import say_if_forms_differ
 from deepatlas.io.images import (
     read_content,
     read_geometry,
@@ -42,9 +41,7 @@ NAMES = (MOVED, MOVED_LABELS, TRANSFORM, AFFINE, RECORD, FIELD, INVERSE, INVERSE
 
 Write = Literal["main", "all"]
 Found = tuple[Transform, Transform]
-_FORMS_MM = 0.1  # sform and qform that place a voxel further apart than this disagree
 _EXACT = 2.0**24  # up to which float32 holds every integer
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,7 @@ def write_registration(
             "leave --keep-dtype out"
         )
     for path in (moving, fixed):
-        _say_if_forms_differ(path)
+        say_if_forms_differ(read_header(path), path)
     transform, affine = find()
     grid = read_geometry(fixed)
 
@@ -242,12 +239,3 @@ def _dtype_of(path: Path) -> np.dtype:
             "integer type cannot hold them as they are; leave --keep-dtype out"
         )
     return header.get_data_dtype().newbyteorder("=")
-
-
-def _say_if_forms_differ(path: Path) -> None:
-    apart = forms_differ_mm(read_header(path))
-    if apart > _FORMS_MM:
-        _log.warning(
-            "%s: sform and qform differ by up to %.1f mm; the sform is used here, "
-            "ITK may place this scan by the qform", path, apart,
-        )  # fmt: skip

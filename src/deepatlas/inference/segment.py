@@ -12,8 +12,10 @@ from deepatlas.errors import BadInput
 from deepatlas.inference.derivatives import NAMES, Derivative, label_table
 from deepatlas.inference.session import Session
 from deepatlas.io.atomic import write_text
-from deepatlas.io.images import scan_id, write_labels
+from deepatlas.io.header import say_if_forms_differ
+from deepatlas.io.images import read_header, scan_id, write_labels
 from deepatlas.io.layouts import read_cohort
+from deepatlas.io.paths import refuse_overwriting
 from deepatlas.run.folder import RunFolder
 
 
@@ -50,6 +52,7 @@ def segment(
     if derivative is not None:
         derivative.begin(session.plan)
     for done, (path, target) in enumerate(zip(paths, targets, strict=True), 1):
+        say_if_forms_differ(read_header(path), path)
         labels = session.segment(path)
         write_labels(target, labels, np.dtype(session.plan.label_dtype), like=path)
         if derivative is not None:
@@ -73,15 +76,11 @@ def _check_targets(paths: Sequence[Path], targets: Sequence[Path]) -> None:
         if len(several) > 1
     ]
     faults += [
-        f"{path}: there is no such file; check the path" for path in paths if not path.is_file()
-    ]
-    faults += [
-        f"{path}: would be overwritten by its segmentation; give another --out"
-        for path, target in zip(paths, targets, strict=True)
-        if path.exists() and target.exists() and target.samefile(path)
+        f"{path}: there is no such file; check the path" for path in paths if not path.exists()
     ]
     if faults:
         raise BadInput(faults)
+    refuse_overwriting(paths, targets)
 
 
 def _keep_manual_labels(run: RunFolder, targets: Sequence[Path]) -> None:

@@ -11,6 +11,7 @@ that just drops the world axis across it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import nibabel as nib
@@ -22,6 +23,9 @@ from deepatlas.errors import BadInput
 from deepatlas.spatial.geometry import Geometry
 
 _MM_OF_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI codes of metre and micrometre; mm and unknown are 1
+_SMALLEST_MM, _LARGEST_MM = 1e-9, 1e9  # of a voxel: beyond, the header is damaged
+_FORMS_MM = 0.1  # sform and qform that place a voxel further apart than this disagree
+_log = logging.getLogger(__name__)
 _PLACING = (
     "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
     "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
@@ -134,6 +138,16 @@ def is_in_plane(header: nib.Nifti1Header) -> bool:
     return axis == 2 and bool(np.allclose(rotation, np.eye(3), atol=1e-6))
 
 
+def say_if_forms_differ(header: nib.Nifti1Header, name: object) -> None:
+    """Say where sform and qform of a file place its voxels apart, as other tools may do so."""
+    apart = forms_differ_mm(header)
+    if apart > _FORMS_MM:
+        _log.warning(
+            "%s: sform and qform differ by up to %.1f mm; the sform is used here, "
+            "ITK may place this scan by the qform", name, apart,
+        )  # fmt: skip
+
+
 def forms_differ_mm(header: nib.Nifti1Header) -> float:
     """How far apart, at most, sform and qform place a voxel; 0 unless both are set.
 
@@ -153,9 +167,12 @@ def forms_differ_mm(header: nib.Nifti1Header) -> float:
 
 
 def _has_place(matrix: np.ndarray, ndim: int) -> bool:
-    """Whether a (4, 4) placement is finite and its first axes are independent."""
-    finite = bool(np.isfinite(matrix).all())
-    return finite and np.linalg.matrix_rank(matrix[:3, :ndim]) == ndim
+    """Whether a (4, 4) placement is finite, its voxels have a size and its axes are independent."""
+    if not np.isfinite(matrix).all():
+        return False
+    sizes = np.linalg.norm(matrix[:3, :ndim], axis=0)
+    sensible = bool(((sizes > _SMALLEST_MM) & (sizes < _LARGEST_MM)).all())
+    return sensible and np.linalg.matrix_rank(matrix[:3, :ndim]) == ndim
 
 
 def _is_on(like: nib.Nifti1Header, geometry: Geometry) -> bool:

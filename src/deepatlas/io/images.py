@@ -6,6 +6,7 @@
 | .mha, .mhd, .nrrd | its header, as ITK reads it |
 | .mgz, .mgh | its header, as nibabel reads it |
 | .png, .tif, .tiff | 2-D, axes as ITK reads them, pixels of 1 mm |
+| .dcm, or a folder | DICOM: the images of one series (see `io.dicom_stack`) |
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 from deepatlas.errors import BadInput
-from deepatlas.io import metaimage, mgh, nifti, nrrd_file, picture
+from deepatlas.io import dicom, metaimage, mgh, nifti, nrrd_file, picture
 from deepatlas.io.header import placed, read_placement
 from deepatlas.spatial.geometry import Geometry, Volume
 
@@ -47,6 +48,7 @@ _NIFTI = Format(nifti.decode_header, nifti.decode_array)
 _METAIMAGE = Format(metaimage.decode_header, metaimage.decode_array, metaimage.read_content)
 _MGH = Format(mgh.decode_header, mgh.decode_array)
 _PICTURE = Format(picture.decode_header, picture.decode_array)
+_SERIES = Format(dicom.decode_header, dicom.decode_array, dicom.read_series)
 FORMATS = {
     ".nii.gz": _NIFTI,
     ".nii": _NIFTI,
@@ -58,17 +60,18 @@ FORMATS = {
     ".png": _PICTURE,
     ".tif": _PICTURE,
     ".tiff": _PICTURE,
+    ".dcm": Format(dicom.decode_header, dicom.decode_array),
 }
 ENDINGS = ", ".join(FORMATS)
 
 
 def is_scan(path: Path | str) -> bool:
-    """Whether the name has an ending of `FORMATS`."""
-    return _ending(path) != ""
+    """Whether a file's name has an ending of `FORMATS`, or a folder holds DICOM."""
+    return dicom.holds_dicom(Path(path)) if Path(path).is_dir() else _ending(path) != ""
 
 
 def scan_id(path: Path | str) -> str:
-    """The file's name without its ending and without nnU-Net's `_0000`."""
+    """The file's or folder's name without its ending and without nnU-Net's `_0000`."""
     return _stem(path).removesuffix("_0000")
 
 
@@ -78,7 +81,10 @@ def nifti_name(path: Path | str) -> str:
 
 
 def read_content(path: Path) -> bytes:
-    """The bytes of a scan's file, those of a .mhd with its voxels; BadInput if unreadable."""
+    """The bytes of a scan's file, with those that belong to it; BadInput if unreadable.
+
+    Of a .mhd also those of its voxels, of a folder those of the DICOM files in it, by name.
+    """
     return _format(path).content(Path(path))
 
 
@@ -86,7 +92,7 @@ def read_header(path: Path) -> nib.Nifti1Header:
     """What a file says of its axes, place and type, as a NIfTI header; BadInput if unreadable."""
     if nifti.is_nifti(path):
         return nifti.read_header(path)
-    return _format(path).header(read_content(path), path)
+    return decode_header(read_content(path), path)
 
 
 def read_geometry(path: Path) -> Geometry:
@@ -115,11 +121,6 @@ def read_labels(path: Path) -> tuple[Volume, np.dtype]:
 def decode_header(content: bytes, path: Path) -> nib.Nifti1Header:
     """`read_header` of a file's bytes; `path` is named in errors."""
     return _format(path).header(content, path)
-
-
-def decode_geometry(content: bytes, path: Path) -> Geometry:
-    """`read_geometry` of a file's bytes; `path` is named in errors."""
-    return read_placement(decode_header(content, path), path)
 
 
 def decode_image(content: bytes, path: Path) -> Volume:
@@ -193,12 +194,14 @@ def _ending(path: Path | str) -> str:
 
 
 def _stem(path: Path | str) -> str:
-    name = Path(path).name
-    return name[: len(name) - len(_ending(path))]
+    name = Path(path).name or Path(path).resolve().name  # of the folder "."
+    return name[: len(name) - len(_ending(name))]
 
 
 def _format(path: Path) -> Format:
-    """How a file is read, by its name."""
+    """How a file is read, by its name; folders are DICOM."""
+    if Path(path).is_dir():
+        return _SERIES
     ending = _ending(path)
     if not ending:
         raise BadInput(

@@ -115,7 +115,9 @@ def _parse_header(start: bytes, path: Path) -> nib.Nifti1Header:
         if header["magic"].item().rstrip(b"\0")[:3] not in (b"n+1", b"n+2"):
             raise ValueError("the header is not that of a single NIfTI file")
         header.get_data_dtype()
-    except (ValueError, OSError, HeaderDataError, WrapStructError) as error:
+        if int(header.get_data_offset()) < 0:
+            raise ValueError("its voxels would begin before the file")
+    except (ValueError, OverflowError, OSError, HeaderDataError, WrapStructError) as error:
         raise BadInput(
             f"{path}: not a NIfTI file or damaged ({error}); export it again as .nii.gz"
         ) from error

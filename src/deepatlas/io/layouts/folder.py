@@ -53,7 +53,7 @@ def _by_id(folder: Path, kind: str) -> tuple[dict[str, Path], list[str]]:
     found: dict[str, Path] = {}
     faults: list[str] = []
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.is_dir():
+        if path.name.startswith(".") or (path.is_dir() and not is_scan(path)):
             continue
         if not is_scan(path):
             if path.suffix.lower() not in _COMPANIONS:

@@ -14,6 +14,7 @@ from deepatlas.io.transforms.itk import COMPOSITE, Record, parse_type
 _GROUP = "TransformGroup"
 _PACKED = 1000  # numbers from which on they are compressed
 _CHUNK = 1 << 18
+UNPACKED = 2000  # to one, that numbers are packed at most
 
 
 def encode(records: Sequence[Record]) -> bytes:
@@ -54,7 +55,8 @@ def decode(content: bytes, path: object) -> list[Record]:
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
             group = file[_GROUP]
-            records = [_read(group[str(number)], path) for number in range(len(group))]
+            room = len(content) * UNPACKED
+            records = [_read(group[str(number)], path, room) for number in range(len(group))]
     except BadInput:
         raise
     except Exception as error:  # h5py raises nearly anything for a damaged file
@@ -64,13 +66,17 @@ def decode(content: bytes, path: object) -> list[Record]:
     return [record for record in reversed(records) if record.kind != COMPOSITE]
 
 
-def _read(group: h5py.Group, path: object) -> Record:
+def _read(group: h5py.Group, path: object, room: int) -> Record:
+    """A record whose numbers take no more than `room` bytes."""
     name = group["TransformType"][0]
     kind, ndim = parse_type(name.decode() if isinstance(name, bytes) else str(name), path)
     if kind == COMPOSITE:
         return Record(kind, ndim)
     fixed, numbers = (
-        group[name if name in group else name.replace("sform", "form")][()]  # of older ITK
+        group[name if name in group else name.replace("sform", "form")]  # of older ITK
         for name in ("TransformFixedParameters", "TransformParameters")
     )
+    if fixed.nbytes + numbers.nbytes > room:
+        raise ValueError(f"it claims {fixed.size + numbers.size} numbers")
+    fixed, numbers = fixed[()], numbers[()]
     return Record(kind, ndim, np.asarray(fixed, np.float64).ravel(), np.asarray(numbers).ravel())

@@ -18,6 +18,7 @@ import torch
 from deepatlas.errors import BadInput
 from deepatlas.io.atomic import write_bytes
 from deepatlas.io.nifti import read_content
+from deepatlas.io.transforms.hdf5 import UNPACKED
 from deepatlas.spatial.geometry import Geometry
 from deepatlas.spatial.transform import Affine, DisplacementField, Transform
 
@@ -65,8 +66,12 @@ def read_x5(path: Path) -> Affine | DisplacementField:
     BadInput : the file cannot be read, or holds several transforms or one of another kind.
     """
     try:
-        with h5py.File(io.BytesIO(read_content(path)), "r") as file:
+        content = read_content(path)
+        with h5py.File(io.BytesIO(content), "r") as file:
             nodes = list(file["TransformGroup"].values())
+            claimed = sum(node["Transform"].nbytes for node in nodes)
+            if claimed > len(content) * UNPACKED:
+                raise ValueError(f"it claims {claimed} bytes")
             kinds = [{name: str(node.attrs.get(name, "")) for name in _FIELD} for node in nodes]
             if kinds == [_LINEAR] and nodes[0].attrs.get("ArrayLength", 1) == 1:
                 return Affine(torch.from_numpy(nodes[0]["Transform"][()].astype(np.float64)))
