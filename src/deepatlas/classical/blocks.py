@@ -12,7 +12,7 @@ from torch import Tensor
 from deepatlas.classical.pyramid import Stack
 
 POINTS = 80_000  # at most; of a finer level blocks are drawn, the same ones every time
-_MARGIN = 2  # voxels of the level around the foreground that count too, where its outline shows
+_MARGIN = 1  # voxels of the level around the foreground that count too, where its outline shows
 _FULL = 0.25  # of a block's voxels must count, else the block is left out
 
 

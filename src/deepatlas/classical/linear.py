@@ -31,7 +31,8 @@ _DAMPING, _LESS, _MORE = 1e-2, 0.3, 8.0  # Levenberg-Marquardt
 _TURNS = (-40.0, -20.0, 0.0, 20.0, 40.0)  # degrees about every axis that are looked at first
 _AT_ONCE = 125  # maps of a scan, to save memory
 _KEPT = 8  # of the starts are followed
-_DEGREE = 4  # of the bends' polynomials
+_FOLLOWED = 4  # of them beyond the first level
+_DEGREES = (3, 4)  # of the bends' polynomials, and in the last level
 _BEND = 0.04  # expected length of bends, of the foreground's extent
 _EVIDENCE = 16  # independent values in a block, about, over the variance of their residuals
 
@@ -99,21 +100,18 @@ def _improve(
     last: bool,
 ) -> Maps:
     match = similarity.match(level)
-    if first and search:
-        state = _best(match, _turned(match, state), _KEPT)
-    for kind in kinds:
-        state, now = descend(match, state, kind, steps=10, spacing_mm=level.spacing_mm)
     if first:
-        return state
-    state = _pick(state, now.cost, 1)
-    if not last:
-        return state
-    match = similarity.match(level, bends(match.blocks, _DEGREE))
-    state, _ = descend(
-        match, state, kinds[-1], steps=12, spacing_mm=level.spacing_mm,
-        bend_mm=_BEND * match.blocks.extent_mm,
-    )  # fmt: skip
-    return Maps(state.matrices)
+        if search:
+            state = _best(match, _turned(match, state), _KEPT)
+        for kind in kinds:
+            state, now = descend(match, state, kind, steps=10, spacing_mm=level.spacing_mm)
+        return _pick(state, now.cost, _FOLLOWED)
+    match = similarity.match(level, bends(match.blocks, _DEGREES[int(last)]))
+    bend = _BEND * match.blocks.extent_mm
+    state, now = descend(
+        match, state, kinds[-1], steps=15, spacing_mm=level.spacing_mm, bend_mm=bend
+    )
+    return _pick(state, _total(now, state, _stiffness(match, bend)), 1)
 
 
 def _turned(match: Match, state: Maps) -> Maps:
@@ -134,7 +132,11 @@ def _best(match: Match, state: Maps, count: int) -> Maps:
 
 def _pick(state: Maps, cost: Tensor, count: int) -> Maps:
     best = cost.argsort(dim=1)[:, :count, None, None]
-    return Maps(state.matrices.gather(1, best.expand(-1, -1, *state.matrices.shape[2:])))
+
+    def pick(x: Tensor) -> Tensor:
+        return x.gather(1, best.expand(-1, -1, *x.shape[2:]))
+
+    return Maps(pick(state.matrices), None if state.bent is None else pick(state.bent))
 
 
 def descend(
@@ -157,7 +159,10 @@ def descend(
     if bend_mm:
         assert match.bends is not None
         shape = (*maps.matrices.shape[:2], match.bends.shape[-1], len(match.middle))
-        maps = Maps(maps.matrices, maps.matrices.new_zeros(shape))
+        bent = maps.matrices.new_zeros(shape)
+        if maps.bent is not None:  # polynomials of lower degree come first
+            bent[:, :, : maps.bent.shape[2]] = maps.bent
+        maps = Maps(maps.matrices, bent)
     now = match(maps, moves)
     damping = torch.full_like(now.cost, _DAMPING)
     for _ in range(steps):

@@ -14,7 +14,7 @@ from deepatlas.classical.pyramid import Level, Scan, level, ready
 from deepatlas.spatial.geometry import Volume
 from deepatlas.spatial.transform import Affine, Transform
 
-_ACROSS = (16, 32, 48)  # voxels of each level along the longest side of the foreground
+_ACROSS = (16, 28, 44)  # voxels of each level along the longest side of the foreground
 _OVERLAP = 0.25  # of the fixed foreground, below which scans do not overlap
 _GAIN = 1e-3  # in correlation; less is no improvement
 _VOXELS = 40_000_000  # of moving scans that are worked on at once
