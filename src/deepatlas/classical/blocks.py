@@ -87,4 +87,3 @@ def bends(blocks: Blocks, degree: int) -> Tensor:
     inverse = torch.linalg.inv(torch.linalg.cholesky(gram)).mT
     found = (columns @ inverse)[:, d + 1 :]
     return found.float().reshape(*blocks.values.shape, -1)
-

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ _TURNS = (-40.0, -20.0, 0.0, 20.0, 40.0)  # degrees about every axis that are lo
 _AT_ONCE = 125  # maps of a scan, to save memory
 _KEPT = 8  # of the starts are followed
 _FOLLOWED = 4  # of them beyond the first level
-_DEGREES = (3, 4)  # of the bends' polynomials, and in the last level
+_DEGREES = (4, 5)  # of the bends' polynomials, and in the last level
 _BEND = 0.04  # expected length of bends, of the foreground's extent
 _EVIDENCE = 16  # independent values in a block, about, over the variance of their residuals
 
@@ -52,7 +52,9 @@ class Rigid:
         """The state before the first level, from as many starts for every moving scan."""
         return _begin(starts)
 
-    def improve(self, state: Maps, level: Level, similarity: BlockNCC, *, first: bool, last: bool) -> Maps:
+    def improve(
+        self, state: Maps, level: Level, similarity: BlockNCC, *, first: bool, last: bool
+    ) -> Maps:
         """The state after a level."""
         return _improve(("rigid",), self.search, state, level, similarity, first, last)
 
@@ -76,7 +78,9 @@ class Affine:
         """The state before the first level, from as many starts for every moving scan."""
         return _begin(starts)
 
-    def improve(self, state: Maps, level: Level, similarity: BlockNCC, *, first: bool, last: bool) -> Maps:
+    def improve(
+        self, state: Maps, level: Level, similarity: BlockNCC, *, first: bool, last: bool
+    ) -> Maps:
         """The state after a level."""
         kinds: tuple[Kind, ...] = ("rigid", "similarity", "affine") if first else ("affine",)
         return _improve(kinds, self.search, state, level, similarity, first, last)
@@ -181,7 +185,8 @@ def descend(
 def _stepped(
     match: Match, maps: Maps, now: Equations, kind: Kind, damping: Tensor, stiffness: float
 ) -> Maps:
-    assert now.normal is not None and now.slope is not None
+    assert now.normal is not None
+    assert now.slope is not None
     normal, slope = now.normal, now.slope
     n = len(generators(kind, len(match.middle)))
     if maps.bent is not None:
@@ -239,4 +244,5 @@ def _choose(which: Tensor, one: T, other: T) -> T:
             return a
         return torch.where(which.reshape(*which.shape, *[1] * (a.ndim - 2)), a, b)
 
-    return type(one)(**{name: pick(a, getattr(other, name)) for name, a in vars(one).items()})
+    fields: dict[str, Any] = {n: pick(a, getattr(other, n)) for n, a in vars(one).items()}
+    return type(one)(**fields)

@@ -10,13 +10,13 @@ import torch
 
 from deepatlas.classical.linear import SCALES
 from deepatlas.classical.match import BlockNCC
-from deepatlas.classical.pyramid import Level, Scan, level, ready
+from deepatlas.classical.pyramid import Level, Scan, level, ready, spacings
 from deepatlas.spatial.geometry import Volume
 from deepatlas.spatial.transform import Affine, Transform
 
-_ACROSS = (16, 28, 44)  # voxels of each level along the longest side of the foreground
 _OVERLAP = 0.25  # of the fixed foreground, below which scans do not overlap
-_GAIN = 1e-3  # in correlation; less is no improvement
+_LOSS = 0.02  # in correlation at the coarsest level; found maps are no worse than their start
+_LIKENESS = 0.25  # correlation where they overlap, below which scans do not show the same
 _VOXELS = 40_000_000  # of moving scans that are worked on at once
 
 
@@ -71,7 +71,7 @@ def optimise(
     moving, fixed : of any grids.
     model : what is sought: `Rigid()`, `Affine()`.
     similarity : `BlockNCC()` by default.
-    levels : spacings in mm, coarse to fine; None for 1/16, 1/32 and 1/48 of the fixed foreground.
+    levels : spacings in mm, coarse to fine; None for `pyramid.spacings`.
     initial : where to start; None for the best of several starts (see `optimise_all`).
 
     Returns
@@ -105,7 +105,7 @@ def optimise_all(
     target = ready(fixed, device)
     if target is None:
         raise ValueError("the fixed scan is constant")
-    spacings = _levels(target) if levels is None else sorted(levels, reverse=True)
+    steps = spacings(target) if levels is None else sorted(levels, reverse=True)
     found: dict[int, Registration] = {}
     scans: dict[int, Scan] = {}
     for index, volume in enumerate(moving):
@@ -117,7 +117,7 @@ def optimise_all(
         scans[index] = scan
     for part in _batches(scans):
         own = None if initial is None else [initial[i] for i in part]
-        results = _batch([scans[i] for i in part], target, model, measure, spacings, own)
+        results = _batch([scans[i] for i in part], target, model, measure, steps, own)
         found |= dict(zip(part, results, strict=True))
     return [found[index] for index in range(len(moving))]
 
@@ -141,7 +141,7 @@ def _batch(
     target: Scan,
     model: Model,
     measure: BlockNCC,
-    spacings: Sequence[float],
+    steps: Sequence[float],
     initial: Sequence[Affine] | None,
 ) -> list[Registration]:
     if initial is None:
@@ -149,28 +149,19 @@ def _batch(
     else:
         starts = [[start] for start in initial]
     state = model.begin(starts)
-    for number, spacing in enumerate(spacings):
+    for number, spacing in enumerate(steps):
         now = level(scans, target, spacing)
-        state = model.improve(
-            state, now, measure, first=number == 0, last=number == len(spacings) - 1
-        )
+        if number == 0:
+            match = measure.match(now)
+        state = model.improve(state, now, measure, first=number == 0, last=number == len(steps) - 1)
     found = model.transforms(state)
     before = [start[0] for start in starts]
-    match = measure.match(now)
     scores = [match.score(maps) for maps in (before, found)]
     judged = []
     for number, (start, end) in enumerate(zip(before, found, strict=True)):
         numbers = [(1 - float(s.cost[number, 0]), float(s.overlap[number, 0])) for s in scores]
         judged.append(_judged(start, end, *numbers))
     return judged
-
-
-def _levels(fixed: Scan) -> list[float]:
-    inside = torch.nonzero(fixed.volume.data > fixed.threshold)
-    index = torch.stack([inside.amin(0), inside.amax(0)]).cpu()
-    sides = (index[1] - index[0] + 1) * torch.tensor(fixed.volume.geometry.spacing_mm)
-    finest = min(fixed.volume.geometry.spacing_mm)
-    return [max(float(sides.max()) / n, finest) for n in _ACROSS]
 
 
 def _starts(moving: Scan, fixed: Scan) -> list[Affine]:
@@ -191,8 +182,10 @@ def _judged(
         fault = f"only {100 * ended[1]:.0f} % of the fixed scan's foreground would be covered"
     elif isinstance(found, Affine) and not _plausible(found):
         fault = f"no scale between {SCALES[0]:g} and {SCALES[1]:g} fits"
-    elif not ended[0] > begun[0] + _GAIN:
-        fault = "nothing found that fits better than the start"
+    elif ended[0] < begun[0] - _LOSS:
+        fault = "nothing found that fits as well as the start"
+    elif ended[0] < _LIKENESS * ended[1]:
+        fault = "the scans are not alike wherever they are put"
     if fault:
         return Registration(start, begun[0], begun[0], begun[1], fault)
     return Registration(found, begun[0], ended[0], ended[1])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deepatlas.spatial.geometry import Geometry, Volume
 
+_ACROSS = (16, 28, 44)  # voxels of each level along the longest side of the foreground
 _BLUR = 0.5  # standard deviation of the smoothing, in voxels of the coarser grid
 _CLIPPED = 0.005  # of the voxels, at either end of the intensities
 _LOOKED_AT = 1_000_000  # voxels that say where the ends are
@@ -103,6 +104,18 @@ def foreground_threshold(image: Tensor) -> float:
     return float(middle[(below * above * apart.square()).argmax()]) / 2
 
 
+def spacings(fixed: Scan) -> list[float]:
+    """Spacings of the levels in mm, coarse to fine: 1/16, 1/28 and 1/44 of the foreground.
+
+    None is finer than the scan's own finest.
+    """
+    inside = torch.nonzero(fixed.volume.data > fixed.threshold).cpu()
+    sides = inside.amax(0) - inside.amin(0) + 1
+    steps = fixed.volume.geometry.spacing_mm
+    longest = max(n * step for n, step in zip(sides.tolist(), steps, strict=True))
+    return [max(longest / n, min(steps)) for n in _ACROSS]
+
+
 def level(moving: Sequence[Scan], fixed: Scan, spacing_mm: float) -> Level:
     """All scans at that spacing, or at their own where it is coarser."""
     return Level(
@@ -144,5 +157,6 @@ def _stack(scans: Sequence[Scan], spacing_mm: float) -> Stack:
     shape = [max(v.geometry.shape[axis] for v in coarse) for axis in range(coarse[0].data.ndim)]
     images = coarse[0].data.new_zeros(len(coarse), 1, *shape)
     for image, volume in zip(images, coarse, strict=True):
-        image[(0, *[slice(n) for n in volume.geometry.shape])] = volume.data
+        box = tuple(slice(n) for n in volume.geometry.shape)
+        image[0][box] = volume.data
     return Stack(images, tuple(volume.geometry for volume in coarse))

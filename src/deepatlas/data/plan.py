@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
 from deepatlas.data.intensity import landmarks, scale
+from deepatlas.data.reference import Reference, choose_reference, make_reference, pack
 from deepatlas.data.survey import Survey, survey
 from deepatlas.errors import BadInput
 from deepatlas.io.images import read_image
@@ -17,6 +20,9 @@ from deepatlas.io.subject import Cohort
 from deepatlas.spatial.geometry import Geometry
 
 STEP = 8  # a planned grid has a multiple of this many voxels along each axis
+Align = Literal["centre", "world", "rigid", "affine"]
+ALIGNED = {"rigid": 0.08, "affine": 0.04}  # margin around the reference, of its field of view
+_CHOICE = "one of 'centre', 'world', 'rigid' and 'affine'"
 _VERSION = 1
 _SLACK = 1e-3  # voxels; header noise does not cost a voxel more
 
@@ -27,7 +33,9 @@ class DataConfig:
 
     Parameters
     ----------
-    align : "centre" puts the centres of the fields of view together, "world" trusts the headers.
+    align : "centre" puts the centres of the fields of view together, "world" trusts the headers;
+        "rigid" and "affine" align every scan to a reference by its image.
+    reference : id of the scan to align to; None for the training scan of the most usual size.
     spacing_mm : working spacing along R, A[, S]; None for the cohort's median.
     shape : working grid; None for one that holds the largest field of view.
     percentiles : intensities mapped to 0 and 1.
@@ -35,7 +43,8 @@ class DataConfig:
     max_voxels : a planned grid of more voxels is made coarser.
     """
 
-    align: Literal["centre", "world"] = "centre"
+    align: Align = "centre"
+    reference: str | None = None
     spacing_mm: tuple[float, ...] | None = None
     shape: tuple[int, ...] | None = None
     percentiles: tuple[float, float] = (0.5, 99.5)
@@ -44,8 +53,13 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         faults = []
-        if self.align not in ("centre", "world"):
-            faults.append(f"data.align: expected 'centre' or 'world', got {self.align!r}")
+        if self.align not in get_args(Align):
+            faults.append(f"data.align: expected {_CHOICE}, got {self.align!r}")
+        if self.reference is not None and self.align not in ALIGNED:
+            faults.append(
+                f"data.reference: with align {self.align!r} there is none; "
+                "take it out, or say data.align: rigid or affine"
+            )
         if self.spacing_mm is not None and not all(0 < s < math.inf for s in self.spacing_mm):
             faults.append(f"data.spacing_mm: expected positive numbers, got {self.spacing_mm}")
         if self.shape is not None and not all(n >= STEP for n in self.shape):
@@ -68,7 +82,8 @@ class Plan:
     Parameters
     ----------
     shape, spacing_mm, centre_mm : the working grid, along R, A[, S].
-    align : "centre" or "world", see `DataConfig`.
+    align : see `DataConfig`.
+    reference : what scans are aligned to, where they are; its file lies beside the plan's.
     percentiles : intensities mapped to 0 and 1.
     histogram : landmarks of the reference, or None for no matching.
     label_values : class k + 1 is label_values[k]; class 0 is the background.
@@ -80,7 +95,7 @@ class Plan:
     shape: tuple[int, ...]
     spacing_mm: tuple[float, ...]
     centre_mm: tuple[float, ...]
-    align: Literal["centre", "world"] = "centre"
+    align: Align = "centre"
     percentiles: tuple[float, float] = (0.5, 99.5)
     histogram: tuple[float, ...] | None = None
     label_values: tuple[int, ...] = ()
@@ -88,6 +103,7 @@ class Plan:
     groups: dict[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
     label_dtype: str = "uint8"
     notes: tuple[str, ...] = ()
+    reference: Reference | None = field(default=None, compare=False)
 
     @property
     def geometry(self) -> Geometry:
@@ -108,7 +124,10 @@ class Plan:
         """The fields that decide how a prepared scan looks, as JSON; part of the cache's key."""
         content = self.to_json()
         names = ("shape", "spacing_mm", "centre_mm", "align", "percentiles", "histogram")
-        return {name: content[name] for name in (*names, "label_values")}
+        deciding = {name: content[name] for name in (*names, "label_values")}
+        if self.reference is not None:
+            deciding["reference"] = hashlib.sha256(pack(self.reference)).hexdigest()
+        return deciding
 
     def to_json(self) -> dict[str, Any]:
         """The plan in the types that JSON knows; floats come back bit for bit."""
@@ -128,8 +147,8 @@ class Plan:
         }
 
     @staticmethod
-    def from_json(content: dict[str, Any]) -> Plan:
-        """The inverse of `to_json`; BadInput if the content is not a plan."""
+    def from_json(content: dict[str, Any], reference: Reference | None = None) -> Plan:
+        """The inverse of `to_json`, the reference given back; BadInput if it is not a plan."""
         try:
             if content["version"] != _VERSION:
                 raise ValueError(f"version {content['version']}, expected {_VERSION}")
@@ -147,6 +166,7 @@ class Plan:
                 groups={n: tuple(int(v) for v in vs) for n, vs in content["groups"].items()},
                 label_dtype=content["label_dtype"],
                 notes=tuple(content["notes"]),
+                reference=reference,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInput(
@@ -155,12 +175,19 @@ class Plan:
             ) from error
 
 
-def make_plan(cohort: Cohort, config: DataConfig, facts: Survey | None = None) -> Plan:
+def make_plan(
+    cohort: Cohort,
+    config: DataConfig,
+    facts: Survey | None = None,
+    *,
+    references: Collection[str] | None = None,
+) -> Plan:
     """Plan the preparation of a cohort.
 
     Parameters
     ----------
     facts : what `check_cohort` found; without it every file is read here.
+    references : ids among which a reference is chosen; None for all.
 
     Raises
     ------
@@ -169,7 +196,14 @@ def make_plan(cohort: Cohort, config: DataConfig, facts: Survey | None = None) -
     if facts is None:
         facts = survey(cohort)
     grids = _grids(cohort, facts)
-    shape, spacing, centre, notes = _working_grid(grids, config)
+    reference, around = None, grids
+    if config.align in ALIGNED:
+        chosen = choose_reference(cohort, facts, config.reference, references)
+        reference = make_reference(chosen)
+        around = [grid for grid in [facts[chosen.id].image.geometry] if grid is not None]
+    shape, spacing, centre, notes = _working_grid(grids, around, config)
+    if reference is not None:
+        notes.append(f"scans are aligned to {reference.id}, whose field of view the grid holds")
     values, dtype = _label_table(cohort, facts)
     return Plan(
         shape=shape,
@@ -183,6 +217,7 @@ def make_plan(cohort: Cohort, config: DataConfig, facts: Survey | None = None) -
         groups=dict(cohort.groups),
         label_dtype=dtype,
         notes=tuple(notes),
+        reference=reference,
     )
 
 
@@ -223,9 +258,13 @@ def _grids(cohort: Cohort, facts: Survey) -> list[Geometry]:
 
 
 def _working_grid(
-    grids: list[Geometry], config: DataConfig
+    grids: list[Geometry], around: list[Geometry], config: DataConfig
 ) -> tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...], list[str]]:
-    """Shape, spacing and centre of the working grid, and notes on them."""
+    """Shape, spacing and centre of the working grid that holds `around`, and notes on them.
+
+    Around a reference lies a margin: other anatomies, once aligned, reach a little further. It is
+    not the box of all aligned fields of view, since turned ones are mostly empty at their corners.
+    """
     d = grids[0].ndim
     for name, given in (("spacing_mm", config.spacing_mm), ("shape", config.shape)):
         if given is not None and len(given) != d:
@@ -234,9 +273,9 @@ def _working_grid(
     natural = [[grid.spacing_mm[axis] for axis in axis_order(grid)] for grid in grids]
     spacing = np.array(config.spacing_mm or np.median(np.array(natural), axis=0), dtype=np.float64)
     centre = np.zeros(d)
-    if config.align == "world":
-        centre = np.mean([grid.centre_mm.numpy() for grid in grids], axis=0)
-    extent = _extent_mm(grids, centre, config.align)
+    if config.align != "centre":
+        centre = np.mean([grid.centre_mm.numpy() for grid in around], axis=0)
+    extent = _extent_mm(around, centre, config.align)
     shape = _enough(extent, spacing, config.align)
     if config.shape is not None:
         if any(given < needed for given, needed in zip(config.shape, shape, strict=True)):
@@ -248,8 +287,8 @@ def _working_grid(
     elif math.prod(shape) > config.max_voxels:
         shape, spacing, note = _coarser(extent, spacing, config)
         notes.append(note)
-    if config.align == "world":
-        centre = _on_lattice(grids[0], shape, spacing, centre)
+    if config.align != "centre":
+        centre = _on_lattice(around[0], shape, spacing, centre)
     return shape, tuple(spacing.tolist()), tuple(centre.tolist()), notes
 
 
@@ -258,12 +297,13 @@ def _extent_mm(grids: list[Geometry], centre: np.ndarray, align: str) -> np.ndar
     ends = [bounds_mm(grid) for grid in grids]
     if align == "centre":
         return np.max([high - low for low, high in ends], axis=0)
-    return 2 * np.max([np.maximum(centre - low, high - centre) for low, high in ends], axis=0)
+    reach = np.max([np.maximum(centre - low, high - centre) for low, high in ends], axis=0)
+    return 2 * reach * (1 + 2 * ALIGNED.get(align, 0.0))
 
 
 def _enough(extent: np.ndarray, spacing: np.ndarray, align: str) -> tuple[int, ...]:
-    """Voxels that hold an extent; one more in the world, for the grid's shift onto a lattice."""
-    voxels = extent / spacing - _SLACK + (1 if align == "world" else 0)
+    """Voxels that hold an extent; one more where the grid is shifted onto a lattice."""
+    voxels = extent / spacing - _SLACK + (0 if align == "centre" else 1)
     return tuple(max(STEP, math.ceil(n / STEP) * STEP) for n in voxels)
 
 

@@ -17,7 +17,7 @@ from deepatlas.data.batches import Batches
 from deepatlas.data.cache import default_cache, prepare_cohort
 from deepatlas.data.check import check_cohort
 from deepatlas.data.plan import DataConfig, Plan, make_plan
-from deepatlas.data.prepare import PreparedScan
+from deepatlas.data.prepare import PreparedScan, say_if_misaligned
 from deepatlas.data.survey import Survey
 from deepatlas.errors import BadInput
 from deepatlas.io.layouts import read_cohort
@@ -226,7 +226,9 @@ def _plan(job: Job, facts: Survey, start: RunFolder | None) -> Plan:
     """The run's own plan, that of the run it starts from, or a new one of the cohort."""
     if job.run.exists():
         return job.run.plan
-    return start.plan if start is not None else make_plan(_used(job), job.recipe.data, facts)
+    if start is not None:
+        return start.plan
+    return make_plan(_used(job), job.recipe.data, facts, references=job.split["train"])
 
 
 def _check_flips(recipe: Recipe, plan: Plan) -> None:
@@ -281,10 +283,14 @@ def _networks(job: Job, plan: Plan, start: RunFolder | None) -> nn.ModuleDict:
     return networks.to(job.device)
 
 
-def _begin(job: Job, plan: Plan, facts: Survey) -> None:
+def _begin(job: Job, plan: Plan, facts: Survey, prepared: Mapping[str, PreparedScan]) -> None:
     """Everything that says what the run is, config.yaml last: with it the run exists."""
     run = job.run
-    run.write("plan.json", plan.to_json())
+    run.write_plan(plan)
+    if plan.reference is not None:
+        found = {name: scan.preparation.alignment for name, scan in prepared.items()}
+        scans = {name: entry.to_json() for name, entry in found.items() if entry is not None}
+        run.write("alignment.json", {"reference": plan.reference.id, "scans": scans})
     run.write("split.json", {**job.split, **content_of(_used(job), facts)})
     run.write("environment.json", describe_environment(job.device))
     run.write_config(job.recipe)
@@ -302,7 +308,9 @@ def _train(job: Job, facts: Survey, start: RunFolder | None, progress: Progress)
         lambda done, of: progress("prepare", done, of, {}),
         facts,
     )
-    _begin(job, plan, facts)
+    for name, scan in prepared.items():
+        say_if_misaligned(name, scan.preparation)
+    _begin(job, plan, facts, prepared)
     with stop_on_signals() as stop:
         trainer = _trainer(job, plan, networks, prepared, stop, progress)
         if trainer.restore():

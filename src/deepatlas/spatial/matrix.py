@@ -29,7 +29,7 @@ def count(kind: Kind, ndim: int) -> int:
 
 
 def generators(kind: Kind, ndim: int) -> Tensor:
-    """What each parameter does for small values, (n, d, d + 1) float64: x -> x + p (G (x - c, 1))."""
+    """What each parameter p does, (n, d, d + 1) float64: x -> x + p G (x - c, 1) for a small p."""
     found = []
     for i, j in ((1, 0),) if ndim == 2 else ((2, 1), (0, 2), (1, 0)):
         turn = torch.zeros(ndim, ndim + 1, dtype=torch.float64)
@@ -112,16 +112,18 @@ def _log_rotation(rotation: Tensor) -> Tensor:
     """Axis times angle (..., 3) of rotations, or the angle (..., 1) in 2-D."""
     if rotation.shape[-1] == 2:
         return torch.atan2(rotation[..., 1, 0], rotation[..., 0, 0]).unsqueeze(-1)
-    # The quaternion of the largest component is exact for every angle, half a turn included.
-    r = rotation
-    m = {(i, j): r[..., i, j] for i in range(3) for j in range(3)}
-    one = torch.ones_like(m[0, 0])
+    # Rows of this matrix are the quaternion times each of its components; that of the largest
+    # component is exact for every angle, half a turn included.
+    x, y, z = rotation.diagonal(dim1=-2, dim2=-1).unbind(-1)
+    down, up = rotation, rotation.mT
+    a, b, c = (down - up)[..., 2, 1], (down - up)[..., 0, 2], (down - up)[..., 1, 0]
+    e, f, g = (down + up)[..., 1, 0], (down + up)[..., 0, 2], (down + up)[..., 2, 1]
     rows = [
-        [one + m[0, 0] + m[1, 1] + m[2, 2], m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1]],
-        [m[2, 1] - m[1, 2], one + m[0, 0] - m[1, 1] - m[2, 2], m[0, 1] + m[1, 0], m[0, 2] + m[2, 0]],
-        [m[0, 2] - m[2, 0], m[0, 1] + m[1, 0], one - m[0, 0] + m[1, 1] - m[2, 2], m[1, 2] + m[2, 1]],
-        [m[1, 0] - m[0, 1], m[0, 2] + m[2, 0], m[1, 2] + m[2, 1], one - m[0, 0] - m[1, 1] + m[2, 2]],
-    ]  # fmt: skip
+        [1 + x + y + z, a, b, c],
+        [a, 1 + x - y - z, e, f],
+        [b, e, 1 - x + y - z, g],
+        [c, f, g, 1 - x - y + z],
+    ]
     outer = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
     largest = outer.diagonal(dim1=-2, dim2=-1).argmax(dim=-1)
     picked = outer.gather(-2, largest[..., None, None].expand(*largest.shape, 1, 4)).squeeze(-2)
