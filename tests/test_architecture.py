@@ -21,6 +21,7 @@ LAYERS = [
     ["parts", "compute"],
     ["spatial"],
     ["losses", "networks", "io"],
+    ["classical"],
     ["data"],
     ["evaluation"],
     ["training"],

@@ -16,7 +16,8 @@ import torch
 from deepatlas.data import cache as cache_module
 from deepatlas.data.cache import default_cache, prepare_cohort
 from deepatlas.data.check import check_cohort
-from deepatlas.data.plan import DataConfig, Plan, make_plan
+from deepatlas.data.config import DataConfig
+from deepatlas.data.plan import Plan, make_plan
 from deepatlas.data.prepare import PreparedScan
 from deepatlas.errors import BadInput
 from deepatlas.io import atomic

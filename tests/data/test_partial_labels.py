@@ -12,9 +12,10 @@ import torch
 
 from deepatlas.data.cache import cache_key, prepare_cohort
 from deepatlas.data.check import check_cohort
+from deepatlas.data.config import DataConfig
 from deepatlas.data.label_notes import label_notes
 from deepatlas.data.labels import LabelRule
-from deepatlas.data.plan import DataConfig, Plan, make_plan
+from deepatlas.data.plan import Plan, make_plan
 from deepatlas.errors import BadInput
 from deepatlas.io.images import write_image, write_labels
 from deepatlas.io.label_groups import LabelGroup

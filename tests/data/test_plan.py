@@ -14,7 +14,9 @@ import torch
 from pydantic import TypeAdapter
 
 from deepatlas.data.check import check_cohort
-from deepatlas.data.plan import DataConfig, Plan, _working_grid, axis_order, bounds_mm, make_plan
+from deepatlas.data.config import DataConfig
+from deepatlas.data.plan import Plan, make_plan
+from deepatlas.data.working_grid import axis_order, bounds_mm, working_grid
 from deepatlas.errors import BadInput
 from deepatlas.io.layouts import read_cohort
 from deepatlas.io.subject import Cohort
@@ -113,7 +115,7 @@ def test_the_world_grid_holds_every_scan_after_its_shift_onto_the_lattice() -> N
             affine = torch.eye(3, dtype=torch.float64)
             affine[:2, 2] = torch.from_numpy(random.uniform(-9, 9, 2))
             grids.append(Geometry(tuple(random.integers(6, 17, 2)), affine))
-        shape, spacing, centre, _ = _working_grid(grids, DataConfig(align="world"))
+        shape, spacing, centre, _ = working_grid(grids, grids, DataConfig(align="world"))
         low, high = bounds_mm(Geometry.axis_aligned(shape, spacing, centre))
         for grid in grids:
             assert (bounds_mm(grid)[0] >= low - 1e-6).all()

@@ -12,7 +12,8 @@ from every_layout import NAMES, WRITERS, draw
 from tiny import assert_same_weights, train_tiny, write_split
 
 from deepatlas.data.check import check_cohort
-from deepatlas.data.plan import DataConfig, make_plan
+from deepatlas.data.config import DataConfig
+from deepatlas.data.plan import make_plan
 from deepatlas.errors import BadInput
 from deepatlas.inference.scoring import evaluate
 from deepatlas.inference.segment import segment

@@ -26,6 +26,7 @@ from deepatlas.data.prepare import (
     annotated_classes,
     prepare_content,
 )
+from deepatlas.data.reference import Alignment
 from deepatlas.data.survey import THREADS, Survey
 from deepatlas.errors import BadInput, DeepAtlasError
 from deepatlas.io.atomic import remove_leftovers, write_bytes
@@ -201,13 +202,14 @@ def _packed(scan: PreparedScan, key: str) -> bytes:
     tensors = {"image": scan.image.half().contiguous()}
     if scan.labels is not None:
         tensors["labels"] = scan.labels.contiguous()
-    native = scan.preparation.native
+    native, alignment = scan.preparation.native, scan.preparation.alignment
     about = {
         "key": key,
         "checksum": _checksum(tensors),
         "shape": list(native.shape),
         "affine": native.affine.tolist(),
         "transform": scan.preparation.transform.matrix.tolist(),
+        "alignment": None if alignment is None else alignment.to_json(),
     }
     return save(tensors, {"deepatlas": json.dumps(about)})
 
@@ -225,12 +227,15 @@ def _read(path: Path, subject: Subject, plan: Plan) -> PreparedScan:
     image, labels = tensors["image"], tensors.get("labels")
     native = Geometry(tuple(about["shape"]), torch.tensor(about["affine"], dtype=torch.float64))
     matrix = torch.tensor(about["transform"], dtype=torch.float64)
+    alignment = about.get("alignment")
     return PreparedScan(
         id=subject.id,
         image=image.float(),
         labels=labels,
         present=annotated_classes(subject, plan, has_labels=labels is not None),
-        preparation=Preparation(native, Affine(matrix)),
+        preparation=Preparation(
+            native, Affine(matrix), None if alignment is None else Alignment.from_json(alignment)
+        ),
     )
 
 

@@ -2,80 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 
+from deepatlas.data.config import ALIGNED, Align, DataConfig
 from deepatlas.data.intensity import landmarks, scale
 from deepatlas.data.labels import LabelRule
+from deepatlas.data.reference import Reference, choose_reference, make_reference, pack
 from deepatlas.data.survey import Survey, survey
+from deepatlas.data.working_grid import working_grid
 from deepatlas.errors import BadInput
 from deepatlas.io.images import read_image
-from deepatlas.io.label_groups import IGNORE, LabelGroup, group_faults
+from deepatlas.io.label_groups import IGNORE, LabelGroup
 from deepatlas.io.subject import Cohort
 from deepatlas.spatial.geometry import Geometry
 
-STEP = 8  # a planned grid has a multiple of this many voxels along each axis
 _VERSION = 1
-_SLACK = 1e-3  # voxels; header noise does not cost a voxel more
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What a recipe may say about preparation.
-
-    Parameters
-    ----------
-    align : "centre" puts the centres of the fields of view together, "world" trusts the headers.
-    spacing_mm : working spacing along R, A[, S]; None for the cohort's median.
-    shape : working grid; None for one that holds the largest field of view.
-    percentiles : intensities mapped to 0 and 1.
-    match_histograms : give every scan the histogram landmarks of the first labelled one.
-    max_voxels : a planned grid of more voxels is made coarser.
-    label_groups : structures that are learnt in place of single label values.
-    ignore_value : label value of voxels of which nothing is known, beside that of the cohort.
-    """
-
-    align: Literal["centre", "world"] = "centre"
-    spacing_mm: tuple[float, ...] | None = None
-    shape: tuple[int, ...] | None = None
-    percentiles: tuple[float, float] = (0.5, 99.5)
-    match_histograms: bool = False
-    max_voxels: int = 192 * 224 * 192
-    label_groups: tuple[LabelGroup, ...] = ()
-    ignore_value: int | None = None
-
-    def __post_init__(self) -> None:
-        faults = []
-        if self.label_groups:
-            faults += [f"data.label_groups: {fault}" for fault in group_faults(self.label_groups)]
-        if self.ignore_value == 0:
-            faults.append("data.ignore_value: 0 is the background; give the value of another label")
-        if self.align not in ("centre", "world"):
-            faults.append(f"data.align: expected 'centre' or 'world', got {self.align!r}")
-        if self.spacing_mm is not None and not all(0 < s < math.inf for s in self.spacing_mm):
-            faults.append(f"data.spacing_mm: expected positive numbers, got {self.spacing_mm}")
-        if self.shape is not None and not all(n >= STEP for n in self.shape):
-            faults.append(f"data.shape: expected at least {STEP} voxels an axis, got {self.shape}")
-        low, high = self.percentiles
-        if not 0 <= low < high <= 100:
-            faults.append(
-                f"data.percentiles: expected 0 <= low < high <= 100, got {self.percentiles}"
-            )
-        if self.max_voxels < STEP**3:
-            faults.append(f"data.max_voxels: expected at least {STEP**3}, got {self.max_voxels}")
-        if faults:
-            raise BadInput(faults)
-
-    def ignored(self, cohort: Cohort) -> tuple[int, ...]:
-        """All label values of a cohort that are ignored."""
-        own = () if self.ignore_value is None else (self.ignore_value,)
-        named = (v for group in self.label_groups if group.name == IGNORE for v in group.values)
-        return tuple(sorted({*cohort.ignored, *own, *named}))
 
 
 @dataclass(frozen=True)
@@ -85,7 +31,8 @@ class Plan:
     Parameters
     ----------
     shape, spacing_mm, centre_mm : the working grid, along R, A[, S].
-    align : "centre" or "world", see `DataConfig`.
+    align : see `DataConfig`.
+    reference : what scans are aligned to, where they are; its file lies beside the plan's.
     percentiles : intensities mapped to 0 and 1.
     histogram : landmarks of the reference, or None for no matching.
     label_values : class k + 1 is label_values[k]; class 0 is the background.
@@ -99,7 +46,7 @@ class Plan:
     shape: tuple[int, ...]
     spacing_mm: tuple[float, ...]
     centre_mm: tuple[float, ...]
-    align: Literal["centre", "world"] = "centre"
+    align: Align = "centre"
     percentiles: tuple[float, float] = (0.5, 99.5)
     histogram: tuple[float, ...] | None = None
     label_values: tuple[int, ...] = ()
@@ -109,6 +56,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     members: dict[int, tuple[int, ...]] = field(default_factory=dict, hash=False)
     ignored: tuple[int, ...] = ()
+    reference: Reference | None = field(default=None, compare=False)
 
     @property
     def geometry(self) -> Geometry:
@@ -135,7 +83,10 @@ class Plan:
         content = self.to_json()
         names = ("shape", "spacing_mm", "centre_mm", "align", "percentiles", "histogram")
         rules = [name for name in ("members", "ignored") if content[name]]
-        return {name: content[name] for name in (*names, "label_values", *rules)}
+        deciding = {name: content[name] for name in (*names, "label_values", *rules)}
+        if self.reference is not None:
+            deciding["reference"] = hashlib.sha256(pack(self.reference)).hexdigest()
+        return deciding
 
     def to_json(self) -> dict[str, Any]:
         """The plan in the types that JSON knows; floats come back bit for bit."""
@@ -157,8 +108,8 @@ class Plan:
         }
 
     @staticmethod
-    def from_json(content: dict[str, Any]) -> Plan:
-        """The inverse of `to_json`; BadInput if the content is not a plan."""
+    def from_json(content: dict[str, Any], reference: Reference | None = None) -> Plan:
+        """The inverse of `to_json`, the reference given back; BadInput if it is not a plan."""
         try:
             if content["version"] != _VERSION:
                 raise ValueError(f"version {content['version']}, expected {_VERSION}")
@@ -181,6 +132,7 @@ class Plan:
                     for v, ms in content.get("members", {}).items()
                 },
                 ignored=tuple(int(v) for v in content.get("ignored", ())),
+                reference=reference,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInput(
@@ -189,12 +141,19 @@ class Plan:
             ) from error
 
 
-def make_plan(cohort: Cohort, config: DataConfig, facts: Survey | None = None) -> Plan:
+def make_plan(
+    cohort: Cohort,
+    config: DataConfig,
+    facts: Survey | None = None,
+    *,
+    references: Collection[str] | None = None,
+) -> Plan:
     """Plan the preparation of a cohort.
 
     Parameters
     ----------
     facts : what `check_cohort` found; without it every file is read here.
+    references : ids among which a reference is chosen; None for all.
 
     Raises
     ------
@@ -203,7 +162,14 @@ def make_plan(cohort: Cohort, config: DataConfig, facts: Survey | None = None) -
     if facts is None:
         facts = survey(cohort)
     grids = _grids(cohort, facts)
-    shape, spacing, centre, notes = _working_grid(grids, config)
+    reference, around = None, grids
+    if config.align in ALIGNED:
+        chosen = choose_reference(cohort, facts, config.reference, references)
+        reference = make_reference(chosen)
+        around = [grid for grid in [facts[chosen.id].image.geometry] if grid is not None]
+    shape, spacing, centre, notes = working_grid(grids, around, config)
+    if reference is not None:
+        notes.append(f"scans are aligned to {reference.id}, whose field of view the grid holds")
     return Plan(
         shape=shape,
         spacing_mm=spacing,
@@ -213,28 +179,9 @@ def make_plan(cohort: Cohort, config: DataConfig, facts: Survey | None = None) -
         histogram=_reference(cohort, config) if config.match_histograms else None,
         notes=tuple(notes),
         ignored=config.ignored(cohort),
+        reference=reference,
         **_labels(cohort, facts, config),
     )
-
-
-def axis_order(grid: Geometry) -> tuple[int, ...]:
-    """For each world axis (R, A[, S]) the array axis that runs most nearly along it."""
-    lengths = torch.tensor(grid.spacing_mm, dtype=torch.float64)
-    cosines = (grid.affine[:-1, :-1] / lengths).abs().numpy()
-    order = [-1] * grid.ndim
-    for _ in range(grid.ndim):
-        world, axis = np.unravel_index(int(np.argmax(cosines)), cosines.shape)
-        order[int(world)] = int(axis)
-        cosines[world, :] = -1
-        cosines[:, axis] = -1
-    return tuple(order)
-
-
-def bounds_mm(grid: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper end of the field of view along each world axis, voxels' edges included."""
-    matrix, centre = grid.affine[:-1, :-1].abs(), grid.centre_mm
-    half = matrix @ torch.tensor(grid.shape, dtype=torch.float64) / 2
-    return (centre - half).numpy(), (centre + half).numpy()
 
 
 def _grids(cohort: Cohort, facts: Survey) -> list[Geometry]:
@@ -251,82 +198,6 @@ def _grids(cohort: Cohort, facts: Survey) -> list[Geometry]:
     if len({grid.ndim for grid in grids}) > 1:
         raise BadInput(f"{cohort.root}: slices (2-D) and volumes (3-D) together; keep one kind")
     return grids
-
-
-def _working_grid(
-    grids: list[Geometry], config: DataConfig
-) -> tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...], list[str]]:
-    """Shape, spacing and centre of the working grid, and notes on them."""
-    d = grids[0].ndim
-    for name, given in (("spacing_mm", config.spacing_mm), ("shape", config.shape)):
-        if given is not None and len(given) != d:
-            raise BadInput(f"data.{name}: the scans are {d}-D; expected {d} values, got {given}")
-    notes: list[str] = []
-    natural = [[grid.spacing_mm[axis] for axis in axis_order(grid)] for grid in grids]
-    spacing = np.array(config.spacing_mm or np.median(np.array(natural), axis=0), dtype=np.float64)
-    centre = np.zeros(d)
-    if config.align == "world":
-        centre = np.mean([grid.centre_mm.numpy() for grid in grids], axis=0)
-    extent = _extent_mm(grids, centre, config.align)
-    shape = _enough(extent, spacing, config.align)
-    if config.shape is not None:
-        if any(given < needed for given, needed in zip(config.shape, shape, strict=True)):
-            notes.append(
-                f"the grid of {_times(config.shape)} voxels that was asked for is smaller than "
-                f"the largest field of view ({_times(shape)}): scans are cropped"
-            )
-        shape = tuple(config.shape)
-    elif math.prod(shape) > config.max_voxels:
-        shape, spacing, note = _coarser(extent, spacing, config)
-        notes.append(note)
-    if config.align == "world":
-        centre = _on_lattice(grids[0], shape, spacing, centre)
-    return shape, tuple(spacing.tolist()), tuple(centre.tolist()), notes
-
-
-def _extent_mm(grids: list[Geometry], centre: np.ndarray, align: str) -> np.ndarray:
-    """Size of the box around `centre` that holds every field of view where it will lie."""
-    ends = [bounds_mm(grid) for grid in grids]
-    if align == "centre":
-        return np.max([high - low for low, high in ends], axis=0)
-    return 2 * np.max([np.maximum(centre - low, high - centre) for low, high in ends], axis=0)
-
-
-def _enough(extent: np.ndarray, spacing: np.ndarray, align: str) -> tuple[int, ...]:
-    """Voxels that hold an extent; one more in the world, for the grid's shift onto a lattice."""
-    voxels = extent / spacing - _SLACK + (1 if align == "world" else 0)
-    return tuple(max(STEP, math.ceil(n / STEP) * STEP) for n in voxels)
-
-
-def _coarser(
-    extent: np.ndarray, spacing: np.ndarray, config: DataConfig
-) -> tuple[tuple[int, ...], np.ndarray, str]:
-    """The finest uniformly coarser grid of at most `max_voxels`, in steps of one percent."""
-    full = _enough(extent, spacing, config.align)
-    said = f"{_times(full)} voxels of {_times(spacing)} mm are more than max_voxels"
-    if config.spacing_mm is not None:
-        raise BadInput(
-            f"data.spacing_mm: {said} = {config.max_voxels}; give a coarser spacing, "
-            "a shape (scans are then cropped) or raise data.max_voxels"
-        )
-    coarse, shape = spacing, full
-    while math.prod(shape) > config.max_voxels:
-        coarse = coarse * 1.01
-        shape = _enough(extent, coarse, config.align)
-    return shape, coarse, f"{said}: the working spacing is {_times(coarse)} mm"
-
-
-def _on_lattice(
-    grid: Geometry, shape: tuple[int, ...], spacing: np.ndarray, centre: np.ndarray
-) -> np.ndarray:
-    """`centre`, moved by at most half a voxel so that working voxels fall on those of `grid`.
-
-    Scans that share a lattice in the world are then not interpolated at all.
-    """
-    anchor = bounds_mm(grid)[0] + np.array([grid.spacing_mm[a] for a in axis_order(grid)]) / 2
-    first = centre - (np.array(shape) - 1) / 2 * spacing
-    steps = np.floor(np.round((first - anchor) / spacing, 6) + 0.5)
-    return centre + (anchor + steps * spacing - first)
 
 
 def _labels(cohort: Cohort, facts: Survey, config: DataConfig) -> dict[str, Any]:
@@ -362,7 +233,3 @@ def _reference(cohort: Cohort, config: DataConfig) -> tuple[float, ...]:
     """Histogram landmarks of the first labelled scan (of the first scan if none is labelled)."""
     subject = (*cohort.labelled, *cohort.subjects)[0]
     return landmarks(scale(read_image(subject.image).data, config.percentiles))
-
-
-def _times(numbers: tuple[int, ...] | np.ndarray) -> str:
-    return " x ".join(f"{n:.4g}" if isinstance(n, float) else str(n) for n in numbers)

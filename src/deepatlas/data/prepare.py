@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from deepatlas.data.config import DataConfig
 from deepatlas.data.intensity import match, scale
 from deepatlas.data.labels import class_dtype, classes_to_labels, labels_to_classes
-from deepatlas.data.plan import DataConfig, Plan, axis_order, make_plan
+from deepatlas.data.plan import Plan, make_plan
+from deepatlas.data.reference import Alignment, align
 from deepatlas.data.survey import image_faults
+from deepatlas.data.working_grid import axis_order
 from deepatlas.errors import BadInput
-from deepatlas.io.images import decode_image, decode_labels, read_content
+from deepatlas.io.header import read_placement
+from deepatlas.io.images import decode_header, decode_image, decode_labels, read_content
 from deepatlas.io.subject import Subject
 from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.transform import Affine, resample
@@ -27,21 +33,30 @@ __all__ = [
     "classes_to_labels",
     "inside",
     "labels_to_classes",
+    "locate",
     "make_plan",
     "place",
     "prepare",
     "prepare_content",
+    "say_if_misaligned",
 ]
 
+_log = logging.getLogger(__name__)
 _COINCIDE = 1e-2  # voxels over the whole scan: less is noise of the header
 
 
 @dataclass(frozen=True, eq=False)
 class Preparation:
-    """Where a scan came from: its own grid, and working mm -> scan mm."""
+    """Where a scan came from: its own grid, and working mm -> scan mm.
+
+    Parameters
+    ----------
+    alignment : how the transform was found, where that was by the image.
+    """
 
     native: Geometry
     transform: Affine
+    alignment: Alignment | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +80,28 @@ class PreparedScan:
     preparation: Preparation
 
 
+def locate(subject: Subject, plan: Plan) -> Preparation:
+    """Where a scan lies on the working grid; BadInput where it cannot be read."""
+    content = read_content(subject.image)
+    if plan.reference is None:
+        grid = read_placement(decode_header(content, subject.image), subject.image)
+        _check_axes(grid, subject.image, plan)
+        return place(grid, plan)
+    return _located(_decoded(content, subject.image, plan), content, plan)
+
+
+def say_if_misaligned(what: object, preparation: Preparation) -> None:
+    """A warning in the log where a scan could not be aligned by its image."""
+    found = preparation.alignment
+    if found is not None and found.fault:
+        _log.warning(
+            "%s: not aligned to the reference: %s; its centre of mass was put on the "
+            "reference's and no more was done, so look at it", what, found.fault,
+        )  # fmt: skip
+
+
 def place(native: Geometry, plan: Plan) -> Preparation:
-    """Where a scan of this grid lies on the working grid.
+    """Where a scan of this grid lies on the working grid, when that depends on no image.
 
     With `align="centre"` the centres of both fields of view coincide. Where the axes and the
     spacing of both are the same, up to order and direction of the axes, the translation is
@@ -93,8 +128,12 @@ def inside(preparation: Preparation, grid: Geometry) -> Tensor:
     return within.all(dim=-1).float().unsqueeze(0)
 
 
-def prepare(subject: Subject, plan: Plan, *, labels: bool = True) -> PreparedScan:
+def prepare(
+    subject: Subject, plan: Plan, *, labels: bool = True, preparation: Preparation | None = None
+) -> PreparedScan:
     """Read a scan, and its labels if asked for, and put them on the working grid.
+
+    Where the scan lies is found anew unless `preparation` says it.
 
     Intensities are scaled by the plan's percentiles (and histogram), then interpolated once;
     labels go to the nearest voxel; outside the scan both are 0.
@@ -107,23 +146,21 @@ def prepare(subject: Subject, plan: Plan, *, labels: bool = True) -> PreparedSca
     label_content = None
     if labels and subject.labels is not None:
         label_content = read_content(subject.labels)
-    return prepare_content(subject, plan, read_content(subject.image), label_content)
+    image_content = read_content(subject.image)
+    return prepare_content(subject, plan, image_content, label_content, preparation)
 
 
 def prepare_content(
-    subject: Subject, plan: Plan, image_content: bytes, label_content: bytes | None
+    subject: Subject,
+    plan: Plan,
+    image_content: bytes,
+    label_content: bytes | None,
+    preparation: Preparation | None = None,
 ) -> PreparedScan:
     """`prepare` of the bytes of a scan's files."""
-    volume = decode_image(image_content, subject.image)
-    faults = image_faults(volume, subject.image)
-    if faults:
-        raise BadInput(faults)
-    if volume.geometry.ndim != len(plan.shape):
-        raise BadInput(
-            f"{subject.image}: is {volume.geometry.ndim}-D; expected {len(plan.shape)}-D scans, "
-            "as in the cohort of the run: choose another scan or run"
-        )
-    preparation = place(volume.geometry, plan)
+    volume = _decoded(image_content, subject.image, plan)
+    if preparation is None:
+        preparation = _located(volume, image_content, plan)
     scaled = scale(volume.data, plan.percentiles)
     if plan.histogram is not None:
         scaled = match(scaled, plan.histogram)
@@ -138,6 +175,32 @@ def prepare_content(
         present=annotated_classes(subject, plan, has_labels=classes is not None),
         preparation=preparation,
     )
+
+
+def _decoded(content: bytes, path: Path, plan: Plan) -> Volume:
+    """A scan that can be prepared by this plan."""
+    volume = decode_image(content, path)
+    faults = image_faults(volume, path)
+    if faults:
+        raise BadInput(faults)
+    _check_axes(volume.geometry, path, plan)
+    return volume
+
+
+def _check_axes(grid: Geometry, path: Path, plan: Plan) -> None:
+    if grid.ndim != len(plan.shape):
+        raise BadInput(
+            f"{path}: is {grid.ndim}-D; expected {len(plan.shape)}-D scans, as in the cohort of "
+            "the run: choose another scan or run"
+        )
+
+
+def _located(volume: Volume, content: bytes, plan: Plan) -> Preparation:
+    if plan.reference is None:
+        return place(volume.geometry, plan)
+    digest = hashlib.sha256(content).hexdigest()
+    found = align(volume, digest, plan.reference, plan.align)
+    return Preparation(volume.geometry, found.transform, found)
 
 
 def annotated_classes(subject: Subject, plan: Plan, *, has_labels: bool) -> Tensor:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from deepatlas.data.check import check_cohort
+from deepatlas.data.config import DataConfig
 from deepatlas.data.labels import LabelRule
-from deepatlas.data.plan import DataConfig, grouped
+from deepatlas.data.plan import grouped
 from deepatlas.data.survey import Survey
 from deepatlas.errors import BadInput
 from deepatlas.evaluation.comparison import compare_tables, comparison_table

@@ -8,9 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from deepatlas.data.prepare import PreparedScan, place, prepare
+from deepatlas.data.prepare import (
+    Preparation,
+    PreparedScan,
+    locate,
+    prepare,
+    say_if_misaligned,
+)
 from deepatlas.errors import BadInput, DeepAtlasError
-from deepatlas.io.images import read_geometry, scan_id
+from deepatlas.io.images import scan_id
 from deepatlas.io.subject import Subject
 from deepatlas.run.folder import RunFolder
 from deepatlas.spatial.geometry import Volume
@@ -35,6 +41,7 @@ class Session:
         self.run = run
         self.device = torch.device(device)
         self.plan = run.plan
+        self._places: dict[tuple[Path, int], Preparation] = {}
         self.networks = tuple(run.network_names())
         self.precision = run.config["training"]["precision"]
         if not self.networks:
@@ -53,7 +60,16 @@ class Session:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
 
     def _prepare(self, image: Path) -> PreparedScan:
-        return prepare(Subject(scan_id(image), Path(image)), self.plan, labels=False)
+        subject = Subject(scan_id(image), Path(image))
+        return prepare(subject, self.plan, labels=False, preparation=self._located(subject))
+
+    def _located(self, subject: Subject) -> Preparation:
+        """Where a scan lies; found once, because alignment by the image takes a while."""
+        key = (subject.image.resolve(), subject.image.stat().st_mtime_ns)
+        if key not in self._places:
+            self._places[key] = locate(subject, self.plan)
+            say_if_misaligned(subject.image, self._places[key])
+        return self._places[key]
 
     @torch.inference_mode()
     def segment(self, image: Path) -> Volume:
@@ -99,5 +115,6 @@ class Session:
 
     def alignment(self, *, moving: Path, fixed: Path) -> Transform:
         """The part of the map that preparation alone does, fixed mm to moving mm."""
-        first, last = (place(read_geometry(path), self.plan) for path in (fixed, moving))
+        scans = [Subject(scan_id(path), Path(path)) for path in (fixed, moving)]
+        first, last = (self._located(subject) for subject in scans)
         return Composite([first.transform.inverse(), last.transform])

@@ -13,7 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from deepatlas.data.config import ALIGNED
 from deepatlas.data.plan import Plan
+from deepatlas.data.reference import Alignment, pack, unpack
 from deepatlas.errors import BadInput
 from deepatlas.io.atomic import PARTIAL, remove_leftovers, write_bytes, write_json, write_text
 from deepatlas.networks.registration import build_registration
@@ -23,7 +25,10 @@ from deepatlas.training.log import Log
 from deepatlas.training.recipe import NETWORKS, Recipe, parse_recipe, to_tree
 
 FORMAT = "1"  # of the safetensors files
-BEFORE_CONFIG = {"lock", "plan.json", "split.json", "environment.json"}  # written in this order
+BEFORE_CONFIG = {  # written in this order
+    "lock", "reference.safetensors", "plan.json", "alignment.json", "split.json",
+    "environment.json",
+}  # fmt: skip
 
 
 class RunFolder:
@@ -82,7 +87,24 @@ class RunFolder:
     @property
     def plan(self) -> Plan:
         """How scans are prepared."""
-        return Plan.from_json(self._json("plan.json"))
+        content = self._json("plan.json")
+        path = self.path / "reference.safetensors"
+        aligned = isinstance(content, dict) and content.get("align") in ALIGNED
+        return Plan.from_json(content, unpack(path) if aligned else None)
+
+    def write_plan(self, plan: Plan) -> None:
+        """Write the plan, and beside it what scans are aligned to."""
+        if plan.reference is not None:
+            write_bytes(self.path / "reference.safetensors", pack(plan.reference))
+        write_json(self.path / "plan.json", plan.to_json())
+
+    @property
+    def alignment(self) -> dict[str, Alignment]:
+        """How each scan of the cohort was aligned, by id; empty where none was by its image."""
+        if not self._has("alignment.json"):
+            return {}
+        scans = self._json("alignment.json")["scans"]
+        return {identifier: Alignment.from_json(entry) for identifier, entry in scans.items()}
 
     @property
     def split(self) -> dict[str, Any]:

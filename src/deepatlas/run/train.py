@@ -16,9 +16,10 @@ from deepatlas.compute import choose_device, use_threads
 from deepatlas.data.batches import Batches
 from deepatlas.data.cache import default_cache, prepare_cohort
 from deepatlas.data.check import check_cohort
+from deepatlas.data.config import DataConfig
 from deepatlas.data.label_notes import label_notes
-from deepatlas.data.plan import DataConfig, Plan, make_plan
-from deepatlas.data.prepare import PreparedScan
+from deepatlas.data.plan import Plan, make_plan
+from deepatlas.data.prepare import PreparedScan, say_if_misaligned
 from deepatlas.data.survey import Survey
 from deepatlas.errors import BadInput
 from deepatlas.io.label_groups import read_label_groups
@@ -247,7 +248,7 @@ def _plan(job: Job, facts: Survey, start: RunFolder | None) -> Plan:
     if start is not None:
         ignored = sorted({*start.plan.ignored, *job.cohort.ignored})
         return replace(start.plan, ignored=tuple(ignored))
-    plan = make_plan(_used(job), job.recipe.data, facts)
+    plan = make_plan(_used(job), job.recipe.data, facts, references=job.split["train"])
     notes = label_notes(_used(job), facts, plan) if job.recipe.uses_labels else []
     for note in notes:
         logger.info(note)
@@ -306,10 +307,14 @@ def _networks(job: Job, plan: Plan, start: RunFolder | None) -> nn.ModuleDict:
     return networks.to(job.device)
 
 
-def _begin(job: Job, plan: Plan, facts: Survey) -> None:
+def _begin(job: Job, plan: Plan, facts: Survey, prepared: Mapping[str, PreparedScan]) -> None:
     """Everything that says what the run is, config.yaml last: with it the run exists."""
     run = job.run
-    run.write("plan.json", plan.to_json())
+    run.write_plan(plan)
+    if plan.reference is not None:
+        found = {name: scan.preparation.alignment for name, scan in prepared.items()}
+        scans = {name: entry.to_json() for name, entry in found.items() if entry is not None}
+        run.write("alignment.json", {"reference": plan.reference.id, "scans": scans})
     run.write("split.json", {**job.split, **content_of(_used(job), facts)})
     run.write("environment.json", describe_environment(job.device))
     run.write_config(job.recipe)
@@ -327,7 +332,9 @@ def _train(job: Job, facts: Survey, start: RunFolder | None, progress: Progress)
         lambda done, of: progress("prepare", done, of, {}),
         facts,
     )
-    _begin(job, plan, facts)
+    for name, scan in prepared.items():
+        say_if_misaligned(name, scan.preparation)
+    _begin(job, plan, facts, prepared)
     with stop_on_signals() as stop:
         trainer = _trainer(job, plan, networks, prepared, stop, progress)
         if trainer.restore():

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from deepatlas.data.augment import Augmentation
-from deepatlas.data.plan import DataConfig
+from deepatlas.data.config import DataConfig
 from deepatlas.errors import BadInput
 from deepatlas.io.label_groups import LabelGroup
 from deepatlas.networks.outside import is_outside

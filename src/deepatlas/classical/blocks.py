@@ -1,0 +1,89 @@
+"""Where a fixed scan is looked at: its foreground, in blocks of neighbouring voxels."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deepatlas.classical.pyramid import Stack
+
+POINTS = 80_000  # at most; of a finer level blocks are drawn, the same ones every time
+_MARGIN = 1  # voxels of the level around the foreground that count too, where its outline shows
+_FULL = 0.25  # of a block's voxels must count, else the block is left out
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """P blocks of n points.
+
+    Parameters
+    ----------
+    points : (P, n, d) mm, float32.
+    values : (P, n) of the fixed scan.
+    weights : (P, n), 1 in the foreground and a margin around it.
+    core : (P, n), 1 in the foreground alone.
+    """
+
+    points: Tensor
+    values: Tensor
+    weights: Tensor
+    core: Tensor
+
+    @property
+    def middle(self) -> Tensor:
+        """(d,) mean point of the foreground, float64."""
+        core = self.core.double().unsqueeze(-1)
+        return (self.points * core).sum((0, 1)) / core.sum()
+
+    @property
+    def extent_mm(self) -> float:
+        """Length of the longest side of the box around the foreground."""
+        inside = self.points[self.core > 0]
+        return float((inside.amax(0) - inside.amin(0)).max())
+
+
+def cut(fixed: Stack, side: int, threshold: float) -> Blocks:
+    """Blocks of `side` voxels along each axis that hold foreground (above `threshold`)."""
+    image, grid = fixed.images[0, 0], fixed.geometries[0]
+    pool = {2: F.max_pool2d, 3: F.max_pool3d}[image.ndim]
+    core = (image > threshold).float()
+    wide = pool(core[None, None], 2 * _MARGIN + 1, stride=1, padding=_MARGIN)[0, 0]
+    points = grid.points_mm().float().to(image.device).movedim(-1, 0)
+    maps = torch.cat([torch.stack([image, wide, core]), points])
+    pad = [end for n in reversed(image.shape) for end in (0, -n % side)]
+    maps = F.pad(maps, pad)
+    for axis in range(image.ndim):
+        maps = maps.unflatten(1 + 2 * axis, (-1, side))
+    order = [*range(1, 2 * image.ndim, 2), *range(2, 2 * image.ndim + 1, 2)]
+    maps = maps.permute(0, *order).flatten(1, image.ndim).flatten(2)
+    kept = torch.nonzero(maps[1].sum(1) >= _FULL * maps.shape[2]).flatten()
+    most = max(1, POINTS // maps.shape[2])
+    if len(kept) > most:
+        drawn = torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))[:most]
+        kept = kept[drawn.sort().values.to(kept.device)]
+    image, wide, core, *axes = maps[:, kept].unbind(0)
+    return Blocks(torch.stack(axes, dim=-1), image, wide, core)
+
+
+def bends(blocks: Blocks, degree: int) -> Tensor:
+    """Smooth functions (P, n, K) that no affine map follows: polynomials, of mean square 1.
+
+    They are orthogonal to one another and to affine functions over the foreground.
+    """
+    weight = blocks.core.reshape(-1).double()
+    flat = blocks.points.reshape(-1, blocks.points.shape[-1]).double() - blocks.middle
+    flat = flat / (0.5 * blocks.extent_mm)
+    d = flat.shape[1]
+    powers = [e for e in itertools.product(range(degree + 1), repeat=d) if sum(e) <= degree]
+    powers.sort(key=sum)
+    columns = torch.stack(
+        [torch.stack([flat[:, i] ** n for i, n in enumerate(e)]).prod(0) for e in powers], dim=1
+    )
+    gram = columns.mT @ (columns * weight[:, None]) / weight.sum()
+    inverse = torch.linalg.inv(torch.linalg.cholesky(gram)).mT
+    found = (columns @ inverse)[:, d + 1 :]
+    return found.float().reshape(*blocks.values.shape, -1)

@@ -1,0 +1,248 @@
+"""Rigid and affine maps of many moving scans to one fixed scan, by Gauss-Newton steps.
+
+Between two subjects no linear map is right everywhere, and where it is not, strong edges would pull
+it away from the middle way. So at the finest level smooth bends are found beside the linear map, by
+the same equations; they are orthogonal to it and thrown away in the end. What is left is about
+the least-squares fit to the map between the two anatomies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from deepatlas.classical.blocks import bends
+from deepatlas.classical.match import BlockNCC, Equations, Maps, Match
+from deepatlas.classical.pyramid import Level
+from deepatlas.spatial import transform
+from deepatlas.spatial.matrix import Kind, generators, to_matrix
+
+T = TypeVar("T", Maps, Equations)
+
+SCALES = (0.5, 2.0)  # plausible stretch along any direction; no step leads out of them
+_STILL = 0.01  # of the level's spacing: less movement than this in a step ends the descent
+_DAMPING, _LESS, _MORE = 1e-2, 0.3, 8.0  # Levenberg-Marquardt
+
+
+_TURNS = (-40.0, -20.0, 0.0, 20.0, 40.0)  # degrees about every axis that are looked at first
+_AT_ONCE = 125  # maps of a scan, to save memory
+_KEPT = 8  # of the starts are followed
+_FOLLOWED = 4  # of them beyond the first level
+_DEGREES = (4, 5)  # of the bends' polynomials, and in the last level
+_BEND = 0.04  # expected length of bends, of the foreground's extent
+_EVIDENCE = 16  # independent values in a block, about, over the variance of their residuals
+
+
+@dataclass(frozen=True)
+class Rigid:
+    """Rotation and shift.
+
+    Parameters
+    ----------
+    search : look at rotations of up to 40 degrees about every axis before the first step.
+    """
+
+    search: bool = True
+
+    def begin(self, starts: Sequence[Sequence[transform.Affine]]) -> Maps:
+        """The state before the first level, from as many starts for every moving scan."""
+        return _begin(starts)
+
+    def improve(
+        self, state: Maps, level: Level, similarity: BlockNCC, *, first: bool, last: bool
+    ) -> Maps:
+        """The state after a level."""
+        return _improve(("rigid",), self.search, state, level, similarity, first, last)
+
+    def transforms(self, state: Maps) -> list[transform.Transform]:
+        """What was found, one map for every moving scan."""
+        return [transform.Affine(matrix[0]) for matrix in state.matrices]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Rotation, shift, scales and shears; first rigid, then of one scale, then free.
+
+    Parameters
+    ----------
+    search : look at rotations of up to 40 degrees about every axis before the first step.
+    """
+
+    search: bool = True
+
+    def begin(self, starts: Sequence[Sequence[transform.Affine]]) -> Maps:
+        """The state before the first level, from as many starts for every moving scan."""
+        return _begin(starts)
+
+    def improve(
+        self, state: Maps, level: Level, similarity: BlockNCC, *, first: bool, last: bool
+    ) -> Maps:
+        """The state after a level."""
+        kinds: tuple[Kind, ...] = ("rigid", "similarity", "affine") if first else ("affine",)
+        return _improve(kinds, self.search, state, level, similarity, first, last)
+
+    def transforms(self, state: Maps) -> list[transform.Transform]:
+        """What was found, one map for every moving scan."""
+        return [transform.Affine(matrix[0]) for matrix in state.matrices]
+
+
+def _begin(starts: Sequence[Sequence[transform.Affine]]) -> Maps:
+    return Maps(torch.stack([torch.stack([start.matrix for start in own]) for own in starts]))
+
+
+def _improve(
+    kinds: Sequence[Kind],
+    search: bool,
+    state: Maps,
+    level: Level,
+    similarity: BlockNCC,
+    first: bool,
+    last: bool,
+) -> Maps:
+    match = similarity.match(level)
+    if first:
+        if search:
+            state = _best(match, _turned(match, state), _KEPT)
+        for kind in kinds:
+            state, now = descend(match, state, kind, steps=10, spacing_mm=level.spacing_mm)
+        return _pick(state, now.cost, _FOLLOWED)
+    match = similarity.match(level, bends(match.blocks, _DEGREES[int(last)]))
+    bend = _BEND * match.blocks.extent_mm
+    state, now = descend(
+        match, state, kinds[-1], steps=15, spacing_mm=level.spacing_mm, bend_mm=bend
+    )
+    return _pick(state, _total(now, state, _stiffness(match, bend)), 1)
+
+
+def _turned(match: Match, state: Maps) -> Maps:
+    """Every start in every rotation of the search, about the middle of the fixed foreground."""
+    d = len(match.middle)
+    angles = torch.deg2rad(torch.tensor(_TURNS, dtype=torch.float64))
+    turns = torch.cartesian_prod(*[angles] * (1 if d == 2 else 3)).reshape(-1, 1 if d == 2 else 3)
+    turns = torch.nn.functional.pad(turns, (0, d))
+    rotations = to_matrix(turns, match.middle.cpu(), "rigid").to(state.matrices)
+    return Maps((state.matrices.unsqueeze(2) @ rotations).flatten(1, 2))
+
+
+def _best(match: Match, state: Maps, count: int) -> Maps:
+    """The maps of least cost."""
+    cost = torch.cat([match(Maps(part)).cost for part in state.matrices.split(_AT_ONCE, 1)], dim=1)
+    return _pick(state, cost, count)
+
+
+def _pick(state: Maps, cost: Tensor, count: int) -> Maps:
+    best = cost.argsort(dim=1)[:, :count, None, None]
+
+    def pick(x: Tensor) -> Tensor:
+        return x.gather(1, best.expand(-1, -1, *x.shape[2:]))
+
+    return Maps(pick(state.matrices), None if state.bent is None else pick(state.bent))
+
+
+def descend(
+    match: Match,
+    maps: Maps,
+    kind: Kind,
+    *,
+    steps: int,
+    spacing_mm: float,
+    bend_mm: float = 0.0,
+) -> tuple[Maps, Equations]:
+    """The maps after at most that many Levenberg-Marquardt steps, and what they cost.
+
+    Parameters
+    ----------
+    bend_mm : root mean square length that bends are expected to have; 0 for no bends.
+    """
+    moves = generators(kind, match.middle.shape[0]).to(maps.matrices)
+    stiffness = _stiffness(match, bend_mm)
+    if bend_mm:
+        assert match.bends is not None
+        shape = (*maps.matrices.shape[:2], match.bends.shape[-1], len(match.middle))
+        bent = maps.matrices.new_zeros(shape)
+        if maps.bent is not None:  # polynomials of lower degree come first
+            bent[:, :, : maps.bent.shape[2]] = maps.bent
+        maps = Maps(maps.matrices, bent)
+    now = match(maps, moves)
+    damping = torch.full_like(now.cost, _DAMPING)
+    for _ in range(steps):
+        trial = _stepped(match, maps, now, kind, damping, stiffness)
+        then = match(trial, moves)
+        better = _total(then, trial, stiffness) < _total(now, maps, stiffness)
+        better &= _plausible(trial.matrices)
+        still = _distance(match, trial, maps) < _STILL * spacing_mm
+        maps, now = _choose(better, trial, maps), _choose(better, then, now)
+        damping = torch.where(better, damping * _LESS, damping * _MORE).clamp(1e-5, 1e5)
+        if bool(still.all()):
+            break
+    return maps, now
+
+
+def _stepped(
+    match: Match, maps: Maps, now: Equations, kind: Kind, damping: Tensor, stiffness: float
+) -> Maps:
+    assert now.normal is not None
+    assert now.slope is not None
+    normal, slope = now.normal, now.slope
+    n = len(generators(kind, len(match.middle)))
+    if maps.bent is not None:
+        pull = torch.zeros_like(slope)
+        pull[..., n:] = stiffness * maps.bent.mT.flatten(-2)
+        stiff = torch.zeros_like(slope)
+        stiff[..., n:] = stiffness
+        normal, slope = normal + torch.diag_embed(stiff), slope + pull
+    diagonal = normal.diagonal(dim1=-2, dim2=-1)
+    damped = normal + torch.diag_embed(damping.unsqueeze(-1) * diagonal + 1e-9)
+    step = -torch.linalg.solve(damped, slope)
+    moved = to_matrix(step[..., :n], match.centres(maps.matrices), kind) @ maps.matrices
+    if maps.bent is None:
+        return Maps(moved)
+    return Maps(moved, maps.bent + step[..., n:].unflatten(-1, maps.bent.mT.shape[-2:]).mT)
+
+
+def _stiffness(match: Match, bend_mm: float) -> float:
+    """Weight of the bends' squared coefficients: their prior, over the number of blocks."""
+    if not bend_mm or match.bends is None:
+        return 0.0
+    blocks, _, terms = match.bends.shape
+    return terms * len(match.middle) / (bend_mm**2 * blocks * _EVIDENCE)
+
+
+def _total(equations: Equations, maps: Maps, stiffness: float) -> Tensor:
+    if maps.bent is None:
+        return equations.cost
+    return equations.cost + 0.5 * stiffness * maps.bent.square().sum((-1, -2))
+
+
+def _plausible(matrices: Tensor) -> Tensor:
+    """(B, C) bool: no direction is stretched beyond `SCALES`."""
+    stretches = torch.linalg.svdvals(matrices[..., :-1, :-1])
+    low, high = SCALES
+    return (stretches.amin(-1) > low) & (stretches.amax(-1) < high)
+
+
+def _distance(match: Match, one: Maps, other: Maps) -> Tensor:
+    """(B, C) how far apart two maps take a point of the foreground, about."""
+    change = one.matrices - other.matrices
+    shift = change[..., :-1, :-1] @ match.middle + change[..., :-1, -1]
+    turn = torch.linalg.matrix_norm(change[..., :-1, :-1])
+    far = shift.norm(dim=-1) + turn * match.blocks.extent_mm / 4
+    if one.bent is None or other.bent is None:
+        return far
+    return far + (one.bent - other.bent).square().sum((-1, -2)).sqrt()
+
+
+def _choose(which: Tensor, one: T, other: T) -> T:
+    """Of two, field by field, the first where `which` (B, C) says so."""
+
+    def pick(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+        if a is None or b is None:
+            return a
+        return torch.where(which.reshape(*which.shape, *[1] * (a.ndim - 2)), a, b)
+
+    fields: dict[str, Any] = {n: pick(a, getattr(other, n)) for n, a in vars(one).items()}
+    return type(one)(**fields)
