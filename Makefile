@@ -24,7 +24,7 @@ test: check  ## lint, format, types, fast tests
 	$(ONE_THREAD) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-slow: setup  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -rP
 
 check: setup  ## lint, format and types only
 	$(BIN)/ruff check .

@@ -107,3 +107,14 @@ def test_a_volume_fills_its_grid(slanted: Callable[..., Geometry]) -> None:
     Volume(torch.zeros(11, 14, 7), slanted(3))
     with pytest.raises(ValueError, match=r"\(14, 11, 7\)"):
         Volume(torch.zeros(14, 11, 7), slanted(3))
+
+
+def test_rounding_of_a_header_makes_no_other_grid() -> None:
+    grid = Geometry.axis_aligned((20, 12, 9), (1.0, 2.0, 5.0))
+    for shift, same in ((0.015, True), (0.03, False)):
+        affine = grid.affine.clone()
+        affine[2, 3] += shift
+        other = Geometry(grid.shape, affine)
+        assert grid.coincides_with(other) is same
+        assert not grid.same_as(other)
+    assert not grid.coincides_with(Geometry((20, 12, 8), grid.affine))

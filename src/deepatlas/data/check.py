@@ -16,7 +16,6 @@ from deepatlas.io.subject import Cohort, Subject
 logger = logging.getLogger(__name__)
 
 _NOISE_MM = 1e-3  # between the corners of two grids: rounding of headers, and not worth a note
-_NOISE = 0.02  # of a voxel: also rounding, of a qform whose turn is near 180 degrees
 
 
 def check_cohort(
@@ -126,7 +125,7 @@ def _pair_findings(subject: Subject, image: FileFacts, labels: FileFacts) -> lis
     apart = float(difference.norm(dim=-1).max())
     if labels.geometry.same_as(image.geometry, _NOISE_MM):
         return []
-    if apart <= _NOISE * min(image.geometry.spacing_mm):
+    if labels.geometry.coincides_with(image.geometry):
         text = f"lies {apart:.2g} mm away from its image, by rounding in a header; left as it is"
         return [Finding("header-noise", text, files, subject.id)]
     text = (

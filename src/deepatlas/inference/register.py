@@ -132,7 +132,7 @@ def write_registration(
         raise BadInput(f"there is nothing called {write!r} to write; choose main or all")
     refuse_overwriting((moving, fixed, moving_labels), [out / name for name in NAMES])
     labels = None if moving_labels is None else read_labels(moving_labels)
-    if labels is not None and not labels[0].geometry.same_as(read_geometry(moving)):
+    if labels is not None and not labels[0].geometry.coincides_with(read_geometry(moving)):
         raise BadInput(
             f"{moving_labels}: does not lie on the grid of {moving} (shape or affine differ); "
             "give the labels of that scan"

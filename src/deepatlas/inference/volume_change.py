@@ -84,7 +84,7 @@ def jacobian(
     grid = read_geometry(onto)
     fit(links, grid.ndim, onto)
     found = None if labels is None else read_labels(labels)[0]
-    if found is not None and not found.geometry.same_as(grid):
+    if found is not None and not found.geometry.coincides_with(grid):
         raise BadInput(
             f"{labels}: does not lie on the grid of {onto}; give the labels of that scan"
         )

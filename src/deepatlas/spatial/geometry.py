@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_ROUNDING = 0.02  # of a voxel
+
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
@@ -108,6 +110,13 @@ class Geometry:
         if self.shape != other.shape:
             return False
         return bool((self.corners_mm() - other.corners_mm()).abs().max() <= tolerance_mm)
+
+    def coincides_with(self, other: Geometry) -> bool:
+        """Whether both are one grid but for rounding in headers, up to 2 % of a voxel.
+
+        A qform in float32 rounds that much where its turn is near 180 degrees.
+        """
+        return self.same_as(other, _ROUNDING * min(other.spacing_mm))
 
 
 @dataclass(frozen=True, eq=False)
