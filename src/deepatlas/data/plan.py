@@ -196,12 +196,11 @@ def make_plan(
     if facts is None:
         facts = survey(cohort)
     grids = _grids(cohort, facts)
-    reference, around = None, grids
+    reference, around = None, None
     if config.align in ALIGNED:
         chosen = choose_reference(cohort, facts, config.reference, references)
-        reference = make_reference(chosen)
-        around = [grid for grid in [facts[chosen.id].image.geometry] if grid is not None]
-    shape, spacing, centre, notes = _working_grid(grids, around, config)
+        reference, around = make_reference(chosen), facts[chosen.id].image.geometry
+    shape, spacing, centre, notes = _working_grid(grids, config, around)
     if reference is not None:
         notes.append(f"scans are aligned to {reference.id}, whose field of view the grid holds")
     values, dtype = _label_table(cohort, facts)
@@ -258,13 +257,15 @@ def _grids(cohort: Cohort, facts: Survey) -> list[Geometry]:
 
 
 def _working_grid(
-    grids: list[Geometry], around: list[Geometry], config: DataConfig
+    grids: list[Geometry], config: DataConfig, reference: Geometry | None = None
 ) -> tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...], list[str]]:
-    """Shape, spacing and centre of the working grid that holds `around`, and notes on them.
+    """Shape, spacing and centre of the working grid, and notes on them.
 
-    Around a reference lies a margin: other anatomies, once aligned, reach a little further. It is
-    not the box of all aligned fields of view, since turned ones are mostly empty at their corners.
+    It holds all fields of view or, where scans are aligned to a reference, that of the reference
+    and a margin, since other anatomies reach a little further. Not all aligned fields of view:
+    turned ones have far corners with little in them.
     """
+    around = grids if reference is None else [reference]
     d = grids[0].ndim
     for name, given in (("spacing_mm", config.spacing_mm), ("shape", config.shape)):
         if given is not None and len(given) != d:

@@ -80,7 +80,9 @@ def locate(subject: Subject, plan: Plan) -> Preparation:
     """Where a scan lies on the working grid; BadInput where it cannot be read."""
     content = read_content(subject.image)
     if plan.reference is None:
-        return place(decode_geometry(content, subject.image), plan)
+        native = decode_geometry(content, subject.image)
+        _check_axes(native, subject.image, plan)
+        return place(native, plan)
     return _located(_decoded(content, subject.image, plan), content, plan)
 
 
@@ -177,12 +179,16 @@ def _decoded(content: bytes, path: Path, plan: Plan) -> Volume:
     faults = image_faults(volume, path)
     if faults:
         raise BadInput(faults)
-    if volume.geometry.ndim != len(plan.shape):
+    _check_axes(volume.geometry, path, plan)
+    return volume
+
+
+def _check_axes(native: Geometry, path: Path, plan: Plan) -> None:
+    if native.ndim != len(plan.shape):
         raise BadInput(
-            f"{path}: is {volume.geometry.ndim}-D; expected {len(plan.shape)}-D scans, "
+            f"{path}: is {native.ndim}-D; expected {len(plan.shape)}-D scans, "
             "as in the cohort of the run: choose another scan or run"
         )
-    return volume
 
 
 def _located(volume: Volume, content: bytes, plan: Plan) -> Preparation:
