@@ -115,7 +115,7 @@ def test_the_world_grid_holds_every_scan_after_its_shift_onto_the_lattice() -> N
             affine = torch.eye(3, dtype=torch.float64)
             affine[:2, 2] = torch.from_numpy(random.uniform(-9, 9, 2))
             grids.append(Geometry(tuple(random.integers(6, 17, 2)), affine))
-        shape, spacing, centre, _ = working_grid(grids, grids, DataConfig(align="world"))
+        shape, spacing, centre, _ = working_grid(grids, DataConfig(align="world"))
         low, high = bounds_mm(Geometry.axis_aligned(shape, spacing, centre))
         for grid in grids:
             assert (bounds_mm(grid)[0] >= low - 1e-6).all()

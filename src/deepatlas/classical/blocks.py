@@ -11,7 +11,6 @@ from torch import Tensor
 
 from deepatlas.classical.pyramid import Stack
 
-POINTS = 80_000  # at most; of a finer level blocks are drawn, the same ones every time
 _MARGIN = 1  # voxels of the level around the foreground that count too, where its outline shows
 _FULL = 0.25  # of a block's voxels must count, else the block is left out
 
@@ -46,14 +45,17 @@ class Blocks:
         return float((inside.amax(0) - inside.amin(0)).max())
 
 
-def cut(fixed: Stack, side: int, threshold: float) -> Blocks:
-    """Blocks of `side` voxels along each axis that hold foreground (above `threshold`)."""
+def cut(fixed: Stack, side: int, threshold: float, points: int) -> Blocks:
+    """Blocks of `side` voxels along each axis that hold foreground (above `threshold`).
+
+    Where they would have more points than `points`, blocks are drawn, the same ones every time.
+    """
     image, grid = fixed.images[0, 0], fixed.geometries[0]
     pool = {2: F.max_pool2d, 3: F.max_pool3d}[image.ndim]
     core = (image > threshold).float()
     wide = pool(core[None, None], 2 * _MARGIN + 1, stride=1, padding=_MARGIN)[0, 0]
-    points = grid.points_mm().float().to(image.device).movedim(-1, 0)
-    maps = torch.cat([torch.stack([image, wide, core]), points])
+    places = grid.points_mm().float().to(image.device).movedim(-1, 0)
+    maps = torch.cat([torch.stack([image, wide, core]), places])
     pad = [end for n in reversed(image.shape) for end in (0, -n % side)]
     maps = F.pad(maps, pad)
     for axis in range(image.ndim):
@@ -61,7 +63,7 @@ def cut(fixed: Stack, side: int, threshold: float) -> Blocks:
     order = [*range(1, 2 * image.ndim, 2), *range(2, 2 * image.ndim + 1, 2)]
     maps = maps.permute(0, *order).flatten(1, image.ndim).flatten(2)
     kept = torch.nonzero(maps[1].sum(1) >= _FULL * maps.shape[2]).flatten()
-    most = max(1, POINTS // maps.shape[2])
+    most = max(1, points // maps.shape[2])
     if len(kept) > most:
         drawn = torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))[:most]
         kept = kept[drawn.sort().values.to(kept.device)]

@@ -8,6 +8,7 @@ the least-squares fit to the map between the two anatomies.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,7 +16,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from deepatlas.classical.blocks import bends
 from deepatlas.classical.match import BlockNCC, Equations, Maps, Match
 from deepatlas.classical.pyramid import Level
 from deepatlas.spatial import transform
@@ -23,16 +23,24 @@ from deepatlas.spatial.matrix import Kind, generators, to_matrix
 
 T = TypeVar("T", Maps, Equations)
 
+
+def _around(axis: int, degrees: float) -> tuple[float, ...]:
+    return tuple(degrees if n == axis else 0.0 for n in range(3))
+
+
 SCALES = (0.5, 2.0)  # plausible stretch along any direction; no step leads out of them
 _STILL = 0.01  # of the level's spacing: less movement than this in a step ends the descent
 _DAMPING, _LESS, _MORE = 1e-2, 0.3, 8.0  # Levenberg-Marquardt
 
 
-_TURNS = (-40.0, -20.0, 0.0, 20.0, 40.0)  # degrees about every axis that are looked at first
+_COARSE_TURNS = tuple(itertools.product((-40.0, -20.0, 0.0, 20.0, 40.0), repeat=3))  # degrees
+_FINE_TURNS = (
+    (0.0, 0.0, 0.0),
+    *(turn for axis in range(3) for turn in (_around(axis, 14.0), _around(axis, -14.0))),
+    *itertools.product((-9.0, 9.0), repeat=3),
+)
+_TRIED, _TRIES, _KEPT = 16, 28, 4  # maps that are followed at the first level, the next, the last
 _AT_ONCE = 125  # maps of a scan, to save memory
-_KEPT = 8  # of the starts are followed
-_FOLLOWED = 4  # of them beyond the first level
-_DEGREES = (4, 5)  # of the bends' polynomials, and in the last level
 _BEND = 0.04  # expected length of bends, of the foreground's extent
 _EVIDENCE = 16  # independent values in a block, about, over the variance of their residuals
 
@@ -103,26 +111,36 @@ def _improve(
     first: bool,
     last: bool,
 ) -> Maps:
-    match = similarity.match(level)
     if first:
+        match = similarity.match(level)
         if search:
-            state = _best(match, _turned(match, state), _KEPT)
+            state = _best(match, _turned(match, state, _COARSE_TURNS), _TRIED)
         for kind in kinds:
-            state, now = descend(match, state, kind, steps=10, spacing_mm=level.spacing_mm)
-        return _pick(state, now.cost, _FOLLOWED)
-    match = similarity.match(level, bends(match.blocks, _DEGREES[int(last)]))
+            state, now = descend(match, state, kind, steps=8, spacing_mm=level.spacing_mm)
+        return _distinct(match, state, now.cost, level.spacing_mm)
+    degree, points = (4, 24_000) if last else (3, 8_000)
+    match = similarity.match(level, degree=degree, points=points)
     bend = _BEND * match.blocks.extent_mm
+    if search and not last:
+        turns = _FINE_TURNS[: _TRIES // state.matrices.shape[1]]
+        state = _turned(match, state, turns)
     state, now = descend(
-        match, state, kinds[-1], steps=15, spacing_mm=level.spacing_mm, bend_mm=bend
+        match, state, kinds[-1], steps=12, spacing_mm=level.spacing_mm, bend_mm=bend
     )
-    return _pick(state, _total(now, state, _stiffness(match, bend)), 1)
+    total = _total(now, state, _stiffness(match, bend))
+    return (
+        _pick(state, total.argsort(dim=1)[:, :1])
+        if last
+        else _distinct(match, state, total, level.spacing_mm / 2)
+    )
 
 
-def _turned(match: Match, state: Maps) -> Maps:
-    """Every start in every rotation of the search, about the middle of the fixed foreground."""
+def _turned(match: Match, state: Maps, degrees: Sequence[Sequence[float]]) -> Maps:
+    """Every map in every one of these rotations, about the middle of the fixed foreground."""
     d = len(match.middle)
-    angles = torch.deg2rad(torch.tensor(_TURNS, dtype=torch.float64))
-    turns = torch.cartesian_prod(*[angles] * (1 if d == 2 else 3)).reshape(-1, 1 if d == 2 else 3)
+    turns = torch.deg2rad(torch.tensor(degrees, dtype=torch.float64))
+    if d == 2:  # of the axis that there is
+        turns = turns[(turns[:, :2] == 0).all(dim=1), 2:]
     turns = torch.nn.functional.pad(turns, (0, d))
     rotations = to_matrix(turns, match.middle.cpu(), "rigid").to(state.matrices)
     return Maps((state.matrices.unsqueeze(2) @ rotations).flatten(1, 2))
@@ -131,14 +149,35 @@ def _turned(match: Match, state: Maps) -> Maps:
 def _best(match: Match, state: Maps, count: int) -> Maps:
     """The maps of least cost."""
     cost = torch.cat([match(Maps(part)).cost for part in state.matrices.split(_AT_ONCE, 1)], dim=1)
-    return _pick(state, cost, count)
+    return _pick(state, cost.argsort(dim=1)[:, :count])
 
 
-def _pick(state: Maps, cost: Tensor, count: int) -> Maps:
-    best = cost.argsort(dim=1)[:, :count, None, None]
+def _distinct(match: Match, state: Maps, cost: Tensor, apart_mm: float) -> Maps:
+    """The best maps of each scan that lie so far apart, as many for every scan, at most `_KEPT`."""
+    chosen = []
+    order = cost.argsort(dim=1).tolist()
+    for number, row in enumerate(order):
+        kept: list[int] = []
+        for k in row:
+            own = _pick(state, torch.tensor([[k]] * len(order)))
+            far = [
+                _distance(match, own, _pick(state, torch.tensor([[q]] * len(order))))[number, 0]
+                > apart_mm
+                for q in kept
+            ]
+            if all(far):
+                kept.append(k)
+        chosen.append(kept[:_KEPT])
+    most = max(len(kept) for kept in chosen)
+    filled = [[kept[i % len(kept)] for i in range(most)] for kept in chosen]
+    return _pick(state, torch.tensor(filled, device=cost.device))
+
+
+def _pick(state: Maps, index: Tensor) -> Maps:
+    """The maps of these numbers (B, n) of each scan."""
 
     def pick(x: Tensor) -> Tensor:
-        return x.gather(1, best.expand(-1, -1, *x.shape[2:]))
+        return x.gather(1, index[:, :, None, None].expand(-1, -1, *x.shape[2:]))
 
     return Maps(pick(state.matrices), None if state.bent is None else pick(state.bent))
 

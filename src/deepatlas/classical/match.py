@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepatlas.classical.blocks import Blocks, cut
+from deepatlas.classical.blocks import Blocks, bends, cut
 from deepatlas.classical.pyramid import Level, Stack
 from deepatlas.spatial.grid import sample
 from deepatlas.spatial.transform import Transform
@@ -66,13 +66,19 @@ class BlockNCC:
     floor : standard deviation (intensities span 1) below which a block says little.
     """
 
-    block: int = 4
-    floor: float = 0.05
+    block: int = 6
+    floor: float = 0.02
 
-    def match(self, level: Level, bends: Tensor | None = None) -> Match:
-        """The measure at work on a level."""
-        blocks = cut(level.fixed, self.block, level.threshold)
-        return Match(blocks, level.moving, level.closed, self.floor, bends)
+    def match(self, level: Level, *, degree: int = 0, points: int = 1 << 30) -> Match:
+        """The measure at work on a level, on so many points of it at most.
+
+        Parameters
+        ----------
+        degree : of polynomial bends beside the linear maps; 0 for none.
+        """
+        blocks = cut(level.fixed, self.block, level.threshold, points)
+        beside = bends(blocks, degree) if degree else None
+        return Match(blocks, level.moving, level.closed, self.floor, beside)
 
 
 class Match:

@@ -162,12 +162,11 @@ def make_plan(
     if facts is None:
         facts = survey(cohort)
     grids = _grids(cohort, facts)
-    reference, around = None, grids
+    reference, around = None, None
     if config.align in ALIGNED:
         chosen = choose_reference(cohort, facts, config.reference, references)
-        reference = make_reference(chosen)
-        around = [grid for grid in [facts[chosen.id].image.geometry] if grid is not None]
-    shape, spacing, centre, notes = working_grid(grids, around, config)
+        reference, around = make_reference(chosen), facts[chosen.id].image.geometry
+    shape, spacing, centre, notes = working_grid(grids, config, around)
     if reference is not None:
         notes.append(f"scans are aligned to {reference.id}, whose field of view the grid holds")
     return Plan(

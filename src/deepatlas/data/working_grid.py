@@ -15,13 +15,15 @@ _SLACK = 1e-3  # voxels; header noise does not cost a voxel more
 
 
 def working_grid(
-    grids: list[Geometry], around: list[Geometry], config: DataConfig
+    grids: list[Geometry], config: DataConfig, reference: Geometry | None = None
 ) -> tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...], list[str]]:
-    """Shape, spacing and centre of the working grid that holds `around`, and notes on them.
+    """Shape, spacing and centre of the working grid, and notes on them.
 
-    Around a reference lies a margin: other anatomies, once aligned, reach a little further. It is
-    not the box of all aligned fields of view, since turned ones are mostly empty at their corners.
+    It holds all fields of view or, where scans are aligned to a reference, that of the reference
+    and a margin, since other anatomies reach a little further. Not all aligned fields of view:
+    turned ones have far corners with little in them.
     """
+    around = grids if reference is None else [reference]
     d = grids[0].ndim
     for name, given in (("spacing_mm", config.spacing_mm), ("shape", config.shape)):
         if given is not None and len(given) != d:

@@ -41,7 +41,7 @@ class Session:
         self.run = run
         self.device = torch.device(device)
         self.plan = run.plan
-        self._places: dict[tuple[Path, int], Preparation] = {}
+        self._places: dict[Path, Preparation] = {}
         self.networks = tuple(run.network_names())
         self.precision = run.config["training"]["precision"]
         if not self.networks:
@@ -65,7 +65,7 @@ class Session:
 
     def _located(self, subject: Subject) -> Preparation:
         """Where a scan lies; found once, because alignment by the image takes a while."""
-        key = (subject.image.resolve(), subject.image.stat().st_mtime_ns)
+        key = subject.image.resolve()
         if key not in self._places:
             self._places[key] = locate(subject, self.plan)
             say_if_misaligned(subject.image, self._places[key])

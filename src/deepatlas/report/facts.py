@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deepatlas.data.plan import Plan
+from deepatlas.data.reference import Alignment
 from deepatlas.run.folder import RunFolder
 
 
@@ -23,6 +24,7 @@ class Facts:
     environment: Mapping[str, Any]
     state: Mapping[str, Any]
     log: Sequence[Mapping[str, Any]]
+    alignment: Mapping[str, Alignment] = field(default_factory=dict)
 
     @property
     def recipe(self) -> str:
@@ -90,4 +92,5 @@ def read_facts(run: RunFolder) -> Facts:
         environment=run.environment if (run.path / "environment.json").is_file() else {},
         state=run.state if (run.path / "state.json").is_file() else {},
         log=run.log(),
+        alignment=run.alignment,
     )

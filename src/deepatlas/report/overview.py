@@ -88,6 +88,8 @@ def details_section(facts: Facts) -> str:
     ways = {
         "centre": "centre: the centres of the fields of view coincide",
         "world": "world: scans stay where their headers put them",
+        "rigid": "rigid: every scan is turned and shifted onto the reference by its image",
+        "affine": "affine: every scan is mapped onto the reference by its image",
     }
     preparation = markup.facts(
         [
@@ -95,6 +97,7 @@ def details_section(facts: Facts) -> str:
             ("Working spacing", " × ".join(f"{s:.3g}" for s in plan.spacing_mm) + " mm"),
             ("Dimensions", f"{d}-D"),
             ("Alignment", ways.get(plan.align, plan.align)),
+            ("Reference", plan.reference.id if plan.reference is not None else ""),
             ("Intensities", _intensities(plan)),
             ("Structures", len(plan.label_values)),
         ]
@@ -113,12 +116,49 @@ def details_section(facts: Facts) -> str:
         "<h3>Preparation</h3>",
         preparation,
         "".join(markup.note(f"{remark[:1].upper()}{remark[1:]}.") for remark in plan.notes),
+        _alignment(facts),
         "<h3>Configuration and versions</h3>",
         markup.folded("Resolved configuration", markup.code(configuration)),
         markup.folded("Versions and environment", environment),
         "<h3>Please cite</h3>",
         f'<ul class="cite">{cited}</ul>',
     )
+
+
+def _alignment(facts: Facts) -> str:
+    """How each scan was aligned to the reference, the doubtful ones first; empty without one."""
+    found = sorted(
+        facts.alignment.items(),
+        key=lambda entry: (not entry[1].fault, entry[1].similarity - entry[1].start, entry[0]),
+    )
+    if not found:
+        return ""
+    rows = [
+        (
+            markup.text(name),
+            markup.number(entry.start),
+            markup.number(entry.similarity),
+            f"{100 * entry.overlap:.0f} %",
+            markup.text(entry.fault or "aligned"),
+        )
+        for name, entry in found
+    ]
+    faults = sum(bool(entry.fault) for _, entry in found)
+    title = (
+        "Alignment of the scans: correlation with the reference with centres of mass together, "
+        "and in the end; the least gain first"
+    )
+    columns = ("scan", "start", "end", "overlap", "said")
+    said = (
+        markup.note(
+            f"{faults} of {len(found)} scans could not be aligned by their images: their centres "
+            "of mass were put on the reference's."
+        )
+        if faults
+        else ""
+    )
+    table = markup.table(title, columns, rows, words=(0, 4))
+    return said + markup.folded(f"Alignment of {len(found)} scans", table)
 
 
 def _headline(facts: Facts, evaluations: Sequence[Evaluation]) -> str:
