@@ -1,7 +1,11 @@
-"""Rigid and affine maps of many moving scans to one fixed scan, by Gauss-Newton steps.
+"""Rigid and affine maps of many moving scans to one fixed scan.
+
+First level: a grid of rotations of every start is looked at, and the best are followed by
+Gauss-Newton steps. Then, from several turned versions of what was found, by shifts of small pieces
+(`sites`), which get out of wrong rotations that gradients stay in. Last, Gauss-Newton steps again.
 
 Between two subjects no linear map is right everywhere, and where it is not, strong edges would pull
-it away from the middle way. So at the finest level smooth bends are found beside the linear map, by
+it away from the middle way. So in the last steps smooth bends are found beside the linear map, by
 the same equations; they are orthogonal to it and thrown away in the end. What is left is about
 the least-squares fit to the map between the two anatomies.
 """
@@ -18,30 +22,30 @@ from torch import Tensor
 
 from deepatlas.classical.match import BlockNCC, Equations, Maps, Match
 from deepatlas.classical.pyramid import Level
+from deepatlas.classical.sites import Sites
 from deepatlas.spatial import transform
 from deepatlas.spatial.matrix import Kind, generators, to_matrix
 
 T = TypeVar("T", Maps, Equations)
 
 
-def _around(axis: int, degrees: float) -> tuple[float, ...]:
-    return tuple(degrees if n == axis else 0.0 for n in range(3))
-
-
 SCALES = (0.5, 2.0)  # plausible stretch along any direction; no step leads out of them
 _STILL = 0.01  # of the level's spacing: less movement than this in a step ends the descent
 _DAMPING, _LESS, _MORE = 1e-2, 0.3, 8.0  # Levenberg-Marquardt
-
-
 _COARSE_TURNS = tuple(itertools.product((-40.0, -20.0, 0.0, 20.0, 40.0), repeat=3))  # degrees
 _FINE_TURNS = (
     (0.0, 0.0, 0.0),
-    *(turn for axis in range(3) for turn in (_around(axis, 14.0), _around(axis, -14.0))),
+    *((a, 0.0, 0.0) for a in (14.0, -14.0)),
+    *((0.0, a, 0.0) for a in (14.0, -14.0)),
+    *((0.0, 0.0, a) for a in (14.0, -14.0)),
     *itertools.product((-9.0, 9.0), repeat=3),
 )
-_TRIED, _TRIES, _KEPT = 16, 28, 4  # maps that are followed at the first level, the next, the last
+_FOLLOWED = (16, 6, 2)  # maps that are followed at the first level, from there, and to the last
+_TRIES = 18  # starts at the second level, turned versions of those
+_STEPS, _STRIDE = 6, 4  # of sites
+_DEGREE, _POINTS = 5, 60_000  # of bends
 _AT_ONCE = 125  # maps of a scan, to save memory
-_BEND = 0.04  # expected length of bends, of the foreground's extent
+_BEND = 0.04  # expected length of bends and of shifts of sites, of the foreground's extent
 _EVIDENCE = 16  # independent values in a block, about, over the variance of their residuals
 
 
@@ -111,28 +115,49 @@ def _improve(
     first: bool,
     last: bool,
 ) -> Maps:
+    match = similarity.match(level)
+    spread = _BEND * match.blocks.extent_mm
     if first:
-        match = similarity.match(level)
         if search:
-            state = _best(match, _turned(match, state, _COARSE_TURNS), _TRIED)
+            state = _best(match, _turned(match, state, _COARSE_TURNS), _FOLLOWED[0])
         for kind in kinds:
             state, now = descend(match, state, kind, steps=8, spacing_mm=level.spacing_mm)
-        return _distinct(match, state, now.cost, level.spacing_mm)
-    degree, points = (4, 24_000) if last else (3, 8_000)
-    match = similarity.match(level, degree=degree, points=points)
-    bend = _BEND * match.blocks.extent_mm
+        return _distinct(match, state, now.cost, _FOLLOWED[1], level.spacing_mm)
     if search and not last:
-        turns = _FINE_TURNS[: _TRIES // state.matrices.shape[1]]
-        state = _turned(match, state, turns)
-    state, now = descend(
-        match, state, kinds[-1], steps=12, spacing_mm=level.spacing_mm, bend_mm=bend
+        state = _turned(match, state, _FINE_TURNS[: max(1, _TRIES // state.matrices.shape[1])])
+    state, cost = _settled(level, state, kinds[-1], spread, wide=not last)
+    if not last:
+        return _distinct(match, state, cost, _FOLLOWED[2], level.spacing_mm)
+    state = _pick(state, cost.argsort(dim=1)[:, :1])
+    match = similarity.match(level, degree=_DEGREE, points=_POINTS)
+    state, _ = descend(
+        match, state, kinds[-1], steps=10, spacing_mm=level.spacing_mm, bend_mm=spread
     )
-    total = _total(now, state, _stiffness(match, bend))
-    return (
-        _pick(state, total.argsort(dim=1)[:, :1])
-        if last
-        else _distinct(match, state, total, level.spacing_mm / 2)
-    )
+    return Maps(state.matrices)
+
+
+def _settled(
+    level: Level, state: Maps, kind: Kind, sigma_mm: float, *, wide: bool
+) -> tuple[Maps, Tensor]:
+    """The maps as `Sites` improve them, and minus the evidence (B, C) for each.
+
+    Parameters
+    ----------
+    wide : begin with pieces that lie twice as far off.
+    """
+    sites = Sites(level, stride=_STRIDE)
+    matrices, costs = state.matrices.clone(), torch.zeros_like(state.matrices[..., 0, 0])
+    sigmas = [(2.0 if wide and k < _STEPS // 2 else 1.0) * sigma_mm for k in range(_STEPS)]
+    for number, maps in enumerate(matrices):
+        for which, matrix in enumerate(maps):
+            for sigma in sigmas:
+                found, evidence = sites.step(number, matrix, kind, sigma)
+                costs[number, which] = -evidence
+                if not bool(_plausible(found)):
+                    break
+                matrix = found
+            matrices[number, which] = matrix
+    return Maps(matrices), costs
 
 
 def _turned(match: Match, state: Maps, degrees: Sequence[Sequence[float]]) -> Maps:
@@ -152,22 +177,17 @@ def _best(match: Match, state: Maps, count: int) -> Maps:
     return _pick(state, cost.argsort(dim=1)[:, :count])
 
 
-def _distinct(match: Match, state: Maps, cost: Tensor, apart_mm: float) -> Maps:
-    """The best maps of each scan that lie so far apart, as many for every scan, at most `_KEPT`."""
-    chosen = []
-    order = cost.argsort(dim=1).tolist()
-    for number, row in enumerate(order):
+def _distinct(match: Match, state: Maps, cost: Tensor, count: int, apart_mm: float) -> Maps:
+    """The best maps of each scan that lie so far apart; as many of every scan, `count` at most."""
+    one, other = Maps(state.matrices.unsqueeze(2)), Maps(state.matrices.unsqueeze(1))
+    far = (_distance(match, one, other) > apart_mm).tolist()
+    chosen: list[list[int]] = []
+    for number, row in enumerate(cost.argsort(dim=1).tolist()):
         kept: list[int] = []
         for k in row:
-            own = _pick(state, torch.tensor([[k]] * len(order)))
-            far = [
-                _distance(match, own, _pick(state, torch.tensor([[q]] * len(order))))[number, 0]
-                > apart_mm
-                for q in kept
-            ]
-            if all(far):
+            if len(kept) < count and all(far[number][k][q] for q in kept):
                 kept.append(k)
-        chosen.append(kept[:_KEPT])
+        chosen.append(kept)
     most = max(len(kept) for kept in chosen)
     filled = [[kept[i % len(kept)] for i in range(most)] for kept in chosen]
     return _pick(state, torch.tensor(filled, device=cost.device))

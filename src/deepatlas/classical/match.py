@@ -66,8 +66,8 @@ class BlockNCC:
     floor : standard deviation (intensities span 1) below which a block says little.
     """
 
-    block: int = 6
-    floor: float = 0.02
+    block: int = 5
+    floor: float = 0.03
 
     def match(self, level: Level, *, degree: int = 0, points: int = 1 << 30) -> Match:
         """The measure at work on a level, on so many points of it at most.
