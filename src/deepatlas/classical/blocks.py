@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import torch
@@ -69,23 +68,3 @@ def cut(fixed: Stack, side: int, threshold: float, points: int) -> Blocks:
         kept = kept[drawn.sort().values.to(kept.device)]
     image, wide, core, *axes = maps[:, kept].unbind(0)
     return Blocks(torch.stack(axes, dim=-1), image, wide, core)
-
-
-def bends(blocks: Blocks, degree: int) -> Tensor:
-    """Smooth functions (P, n, K) that no affine map follows: polynomials, of mean square 1.
-
-    They are orthogonal to one another and to affine functions over the foreground.
-    """
-    weight = blocks.core.reshape(-1).double()
-    flat = blocks.points.reshape(-1, blocks.points.shape[-1]).double() - blocks.middle
-    flat = flat / (0.5 * blocks.extent_mm)
-    d = flat.shape[1]
-    powers = [e for e in itertools.product(range(degree + 1), repeat=d) if sum(e) <= degree]
-    powers.sort(key=sum)
-    columns = torch.stack(
-        [torch.stack([flat[:, i] ** n for i, n in enumerate(e)]).prod(0) for e in powers], dim=1
-    )
-    gram = columns.mT @ (columns * weight[:, None]) / weight.sum()
-    inverse = torch.linalg.inv(torch.linalg.cholesky(gram)).mT
-    found = (columns @ inverse)[:, d + 1 :]
-    return found.float().reshape(*blocks.values.shape, -1)

@@ -1,13 +1,9 @@
 """Rigid and affine maps of many moving scans to one fixed scan.
 
 First level: a grid of rotations of every start is looked at, and the best are followed by
-Gauss-Newton steps. Then, from several turned versions of what was found, by shifts of small pieces
-(`sites`), which get out of wrong rotations that gradients stay in. Last, Gauss-Newton steps again.
-
-Between two subjects no linear map is right everywhere, and where it is not, strong edges would pull
-it away from the middle way. So in the last steps smooth bends are found beside the linear map, by
-the same equations; they are orthogonal to it and thrown away in the end. What is left is about
-the least-squares fit to the map between the two anatomies.
+Gauss-Newton steps. Next levels: turned versions of what was found are followed, and beside every
+map that is still a candidate a smooth deformation is found, to which the map is refitted
+(`settle`). At the last level the best is taken.
 """
 
 from __future__ import annotations
@@ -15,64 +11,41 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from deepatlas.classical.match import BlockNCC, Equations, Maps, Match
+from deepatlas.classical.candidates import Candidates, plausible
+from deepatlas.classical.match import BlockNCC, Equations, Match
 from deepatlas.classical.pyramid import Level
-from deepatlas.classical.sites import Sites
+from deepatlas.classical.settle import settle
 from deepatlas.spatial import transform
 from deepatlas.spatial.matrix import Kind, generators, to_matrix
 
-T = TypeVar("T", Maps, Equations)
+Turns = tuple[tuple[float, ...], ...]
 
 
-SCALES = (0.5, 2.0)  # plausible stretch along any direction; no step leads out of them
+def _around_axes(degrees: float) -> Turns:
+    return tuple(
+        tuple(sign * degrees if n == axis else 0.0 for n in range(3))
+        for axis in range(3)
+        for sign in (1, -1)
+    )
+
+
 _STILL = 0.01  # of the level's spacing: less movement than this in a step ends the descent
 _DAMPING, _LESS, _MORE = 1e-2, 0.3, 8.0  # Levenberg-Marquardt
-_COARSE_TURNS = tuple(itertools.product((-40.0, -20.0, 0.0, 20.0, 40.0), repeat=3))  # degrees
-_FINE_TURNS = (
+_COARSE_TURNS: Turns = tuple(itertools.product((-40.0, -20.0, 0.0, 20.0, 40.0), repeat=3))  # deg
+_FINE_TURNS: Turns = (
     (0.0, 0.0, 0.0),
-    *((a, 0.0, 0.0) for a in (14.0, -14.0)),
-    *((0.0, a, 0.0) for a in (14.0, -14.0)),
-    *((0.0, 0.0, a) for a in (14.0, -14.0)),
+    *_around_axes(14.0),
     *itertools.product((-9.0, 9.0), repeat=3),
 )
-_FOLLOWED = (16, 6, 2)  # maps that are followed at the first level, from there, and to the last
-_TRIES = 18  # starts at the second level, turned versions of those
-_STEPS, _STRIDE = 6, 4  # of sites
-_DEGREE, _POINTS = 5, 60_000  # of bends
+_MIDDLE, _LAST = ((12, 8), (40, 3)), ((40, 2), (40, 1))  # steps, and how many maps they leave
+_TRIED, _FOLLOWED, _TRIES = 16, 4, 28  # maps at the first level, from it, turned
 _AT_ONCE = 125  # maps of a scan, to save memory
-_BEND = 0.04  # expected length of bends and of shifts of sites, of the foreground's extent
-_EVIDENCE = 16  # independent values in a block, about, over the variance of their residuals
-
-
-@dataclass(frozen=True)
-class Rigid:
-    """Rotation and shift.
-
-    Parameters
-    ----------
-    search : look at rotations of up to 40 degrees about every axis before the first step.
-    """
-
-    search: bool = True
-
-    def begin(self, starts: Sequence[Sequence[transform.Affine]]) -> Maps:
-        """The state before the first level, from as many starts for every moving scan."""
-        return _begin(starts)
-
-    def improve(
-        self, state: Maps, level: Level, similarity: BlockNCC, *, first: bool, last: bool
-    ) -> Maps:
-        """The state after a level."""
-        return _improve(("rigid",), self.search, state, level, similarity, first, last)
-
-    def transforms(self, state: Maps) -> list[transform.Transform]:
-        """What was found, one map for every moving scan."""
-        return [transform.Affine(matrix[0]) for matrix in state.matrices]
 
 
 @dataclass(frozen=True)
@@ -85,223 +58,127 @@ class Affine:
     """
 
     search: bool = True
+    kinds: ClassVar[tuple[Kind, ...]] = ("rigid", "similarity", "affine")
 
-    def begin(self, starts: Sequence[Sequence[transform.Affine]]) -> Maps:
+    def begin(self, starts: Sequence[Sequence[transform.Affine]]) -> Candidates:
         """The state before the first level, from as many starts for every moving scan."""
-        return _begin(starts)
+        return Candidates(torch.stack([torch.stack([s.matrix for s in own]) for own in starts]))
 
     def improve(
-        self, state: Maps, level: Level, similarity: BlockNCC, *, first: bool, last: bool
-    ) -> Maps:
+        self, state: Candidates, level: Level, similarity: BlockNCC, *, first: bool, last: bool
+    ) -> Candidates:
         """The state after a level."""
-        kinds: tuple[Kind, ...] = ("rigid", "similarity", "affine") if first else ("affine",)
-        return _improve(kinds, self.search, state, level, similarity, first, last)
+        match = similarity.match(level)
+        if first:
+            state = Candidates(self._searched(match, state.matrices, level.spacing_mm))
+        if last:
+            return self._rounds(level, state, _LAST)
+        if first:
+            return state
+        if self.search:
+            turns = _FINE_TURNS[: max(1, _TRIES // state.matrices.shape[1])]
+            state = Candidates(_turned(match, state.matrices, turns))
+        return self._rounds(level, state, _MIDDLE)
 
-    def transforms(self, state: Maps) -> list[transform.Transform]:
+    def _rounds(
+        self, level: Level, state: Candidates, rounds: Sequence[tuple[int, int]]
+    ) -> Candidates:
+        for steps, keep in rounds:
+            state = settle(level, state, self.kinds[-1], steps=steps, keep=keep)
+        return state
+
+    def transforms(self, state: Candidates) -> list[transform.Transform]:
         """What was found, one map for every moving scan."""
         return [transform.Affine(matrix[0]) for matrix in state.matrices]
 
-
-def _begin(starts: Sequence[Sequence[transform.Affine]]) -> Maps:
-    return Maps(torch.stack([torch.stack([start.matrix for start in own]) for own in starts]))
-
-
-def _improve(
-    kinds: Sequence[Kind],
-    search: bool,
-    state: Maps,
-    level: Level,
-    similarity: BlockNCC,
-    first: bool,
-    last: bool,
-) -> Maps:
-    match = similarity.match(level)
-    spread = _BEND * match.blocks.extent_mm
-    if first:
-        if search:
-            state = _best(match, _turned(match, state, _COARSE_TURNS), _FOLLOWED[0])
-        for kind in kinds:
-            state, now = descend(match, state, kind, steps=8, spacing_mm=level.spacing_mm)
-        return _distinct(match, state, now.cost, _FOLLOWED[1], level.spacing_mm)
-    if search and not last:
-        state = _turned(match, state, _FINE_TURNS[: max(1, _TRIES // state.matrices.shape[1])])
-    state, cost = _settled(level, state, kinds[-1], spread, wide=not last)
-    if not last:
-        return _distinct(match, state, cost, _FOLLOWED[2], level.spacing_mm)
-    state = _pick(state, cost.argsort(dim=1)[:, :1])
-    match = similarity.match(level, degree=_DEGREE, points=_POINTS)
-    state, _ = descend(
-        match, state, kinds[-1], steps=10, spacing_mm=level.spacing_mm, bend_mm=spread
-    )
-    return Maps(state.matrices)
+    def _searched(self, match: Match, matrices: Tensor, spacing_mm: float) -> Tensor:
+        if self.search:
+            matrices = _best(match, _turned(match, matrices, _COARSE_TURNS), _TRIED)
+        for kind in self.kinds:
+            matrices, now = descend(match, matrices, kind, steps=8, spacing_mm=spacing_mm)
+        return _distinct(match, matrices, now.cost, _FOLLOWED, spacing_mm)
 
 
-def _settled(
-    level: Level, state: Maps, kind: Kind, sigma_mm: float, *, wide: bool
-) -> tuple[Maps, Tensor]:
-    """The maps as `Sites` improve them, and minus the evidence (B, C) for each.
+@dataclass(frozen=True)
+class Rigid(Affine):
+    """Rotation and shift.
 
     Parameters
     ----------
-    wide : begin with pieces that lie twice as far off.
+    search : look at rotations of up to 40 degrees about every axis before the first step.
     """
-    sites = Sites(level, stride=_STRIDE)
-    matrices, costs = state.matrices.clone(), torch.zeros_like(state.matrices[..., 0, 0])
-    sigmas = [(2.0 if wide and k < _STEPS // 2 else 1.0) * sigma_mm for k in range(_STEPS)]
-    for number, maps in enumerate(matrices):
-        for which, matrix in enumerate(maps):
-            for sigma in sigmas:
-                found, evidence = sites.step(number, matrix, kind, sigma)
-                costs[number, which] = -evidence
-                if not bool(_plausible(found)):
-                    break
-                matrix = found
-            matrices[number, which] = matrix
-    return Maps(matrices), costs
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("rigid",)
 
 
-def _turned(match: Match, state: Maps, degrees: Sequence[Sequence[float]]) -> Maps:
+def _turned(match: Match, matrices: Tensor, degrees: Turns) -> Tensor:
     """Every map in every one of these rotations, about the middle of the fixed foreground."""
     d = len(match.middle)
     turns = torch.deg2rad(torch.tensor(degrees, dtype=torch.float64))
     if d == 2:  # of the axis that there is
         turns = turns[(turns[:, :2] == 0).all(dim=1), 2:]
-    turns = torch.nn.functional.pad(turns, (0, d))
-    rotations = to_matrix(turns, match.middle.cpu(), "rigid").to(state.matrices)
-    return Maps((state.matrices.unsqueeze(2) @ rotations).flatten(1, 2))
+    rotations = to_matrix(F.pad(turns, (0, d)), match.middle.cpu(), "rigid").to(matrices)
+    return (matrices.unsqueeze(2) @ rotations).flatten(1, 2)
 
 
-def _best(match: Match, state: Maps, count: int) -> Maps:
+def _best(match: Match, matrices: Tensor, count: int) -> Tensor:
     """The maps of least cost."""
-    cost = torch.cat([match(Maps(part)).cost for part in state.matrices.split(_AT_ONCE, 1)], dim=1)
-    return _pick(state, cost.argsort(dim=1)[:, :count])
+    cost = torch.cat([match(part).cost for part in matrices.split(_AT_ONCE, 1)], dim=1)
+    return _pick(matrices, cost.argsort(dim=1)[:, :count])
 
 
-def _distinct(match: Match, state: Maps, cost: Tensor, count: int, apart_mm: float) -> Maps:
+def _distinct(match: Match, matrices: Tensor, cost: Tensor, count: int, apart_mm: float) -> Tensor:
     """The best maps of each scan that lie so far apart; as many of every scan, `count` at most."""
-    one, other = Maps(state.matrices.unsqueeze(2)), Maps(state.matrices.unsqueeze(1))
-    far = (_distance(match, one, other) > apart_mm).tolist()
+    far = (_distance(match, matrices.unsqueeze(2), matrices.unsqueeze(1)) > apart_mm).tolist()
     chosen: list[list[int]] = []
-    for number, row in enumerate(cost.argsort(dim=1).tolist()):
+    for number, order in enumerate(cost.argsort(dim=1).tolist()):
         kept: list[int] = []
-        for k in row:
+        for k in order:
             if len(kept) < count and all(far[number][k][q] for q in kept):
                 kept.append(k)
         chosen.append(kept)
     most = max(len(kept) for kept in chosen)
     filled = [[kept[i % len(kept)] for i in range(most)] for kept in chosen]
-    return _pick(state, torch.tensor(filled, device=cost.device))
+    return _pick(matrices, torch.tensor(filled, device=cost.device))
 
 
-def _pick(state: Maps, index: Tensor) -> Maps:
+def _pick(matrices: Tensor, index: Tensor) -> Tensor:
     """The maps of these numbers (B, n) of each scan."""
-
-    def pick(x: Tensor) -> Tensor:
-        return x.gather(1, index[:, :, None, None].expand(-1, -1, *x.shape[2:]))
-
-    return Maps(pick(state.matrices), None if state.bent is None else pick(state.bent))
+    return matrices.gather(1, index[:, :, None, None].expand(-1, -1, *matrices.shape[2:]))
 
 
 def descend(
-    match: Match,
-    maps: Maps,
-    kind: Kind,
-    *,
-    steps: int,
-    spacing_mm: float,
-    bend_mm: float = 0.0,
-) -> tuple[Maps, Equations]:
-    """The maps after at most that many Levenberg-Marquardt steps, and what they cost.
-
-    Parameters
-    ----------
-    bend_mm : root mean square length that bends are expected to have; 0 for no bends.
-    """
-    moves = generators(kind, match.middle.shape[0]).to(maps.matrices)
-    stiffness = _stiffness(match, bend_mm)
-    if bend_mm:
-        assert match.bends is not None
-        shape = (*maps.matrices.shape[:2], match.bends.shape[-1], len(match.middle))
-        bent = maps.matrices.new_zeros(shape)
-        if maps.bent is not None:  # polynomials of lower degree come first
-            bent[:, :, : maps.bent.shape[2]] = maps.bent
-        maps = Maps(maps.matrices, bent)
-    now = match(maps, moves)
+    match: Match, matrices: Tensor, kind: Kind, *, steps: int, spacing_mm: float
+) -> tuple[Tensor, Equations]:
+    """The maps (B, C, d + 1, d + 1) after at most so many Levenberg-Marquardt steps, with costs."""
+    moves = generators(kind, match.middle.shape[0]).to(matrices)
+    now = match(matrices, moves)
     damping = torch.full_like(now.cost, _DAMPING)
     for _ in range(steps):
-        trial = _stepped(match, maps, now, kind, damping, stiffness)
+        trial = _stepped(match, matrices, now, kind, damping)
         then = match(trial, moves)
-        better = _total(then, trial, stiffness) < _total(now, maps, stiffness)
-        better &= _plausible(trial.matrices)
-        still = _distance(match, trial, maps) < _STILL * spacing_mm
-        maps, now = _choose(better, trial, maps), _choose(better, then, now)
+        better = (then.cost < now.cost) & plausible(trial)
+        still = _distance(match, trial, matrices) < _STILL * spacing_mm
+        matrices = torch.where(better[..., None, None], trial, matrices)
+        now = then.where(better, now)
         damping = torch.where(better, damping * _LESS, damping * _MORE).clamp(1e-5, 1e5)
         if bool(still.all()):
             break
-    return maps, now
+    return matrices, now
 
 
-def _stepped(
-    match: Match, maps: Maps, now: Equations, kind: Kind, damping: Tensor, stiffness: float
-) -> Maps:
+def _stepped(match: Match, matrices: Tensor, now: Equations, kind: Kind, damping: Tensor) -> Tensor:
     assert now.normal is not None
     assert now.slope is not None
-    normal, slope = now.normal, now.slope
-    n = len(generators(kind, len(match.middle)))
-    if maps.bent is not None:
-        pull = torch.zeros_like(slope)
-        pull[..., n:] = stiffness * maps.bent.mT.flatten(-2)
-        stiff = torch.zeros_like(slope)
-        stiff[..., n:] = stiffness
-        normal, slope = normal + torch.diag_embed(stiff), slope + pull
-    diagonal = normal.diagonal(dim1=-2, dim2=-1)
-    damped = normal + torch.diag_embed(damping.unsqueeze(-1) * diagonal + 1e-9)
-    step = -torch.linalg.solve(damped, slope)
-    moved = to_matrix(step[..., :n], match.centres(maps.matrices), kind) @ maps.matrices
-    if maps.bent is None:
-        return Maps(moved)
-    return Maps(moved, maps.bent + step[..., n:].unflatten(-1, maps.bent.mT.shape[-2:]).mT)
+    diagonal = now.normal.diagonal(dim1=-2, dim2=-1)
+    damped = now.normal + torch.diag_embed(damping.unsqueeze(-1) * diagonal + 1e-9)
+    step = -torch.linalg.solve(damped, now.slope)
+    return to_matrix(step, match.centres(matrices), kind) @ matrices
 
 
-def _stiffness(match: Match, bend_mm: float) -> float:
-    """Weight of the bends' squared coefficients: their prior, over the number of blocks."""
-    if not bend_mm or match.bends is None:
-        return 0.0
-    blocks, _, terms = match.bends.shape
-    return terms * len(match.middle) / (bend_mm**2 * blocks * _EVIDENCE)
-
-
-def _total(equations: Equations, maps: Maps, stiffness: float) -> Tensor:
-    if maps.bent is None:
-        return equations.cost
-    return equations.cost + 0.5 * stiffness * maps.bent.square().sum((-1, -2))
-
-
-def _plausible(matrices: Tensor) -> Tensor:
-    """(B, C) bool: no direction is stretched beyond `SCALES`."""
-    stretches = torch.linalg.svdvals(matrices[..., :-1, :-1])
-    low, high = SCALES
-    return (stretches.amin(-1) > low) & (stretches.amax(-1) < high)
-
-
-def _distance(match: Match, one: Maps, other: Maps) -> Tensor:
-    """(B, C) how far apart two maps take a point of the foreground, about."""
-    change = one.matrices - other.matrices
+def _distance(match: Match, one: Tensor, other: Tensor) -> Tensor:
+    """How far apart two maps take a point of the foreground, about."""
+    change = one - other
     shift = change[..., :-1, :-1] @ match.middle + change[..., :-1, -1]
     turn = torch.linalg.matrix_norm(change[..., :-1, :-1])
-    far = shift.norm(dim=-1) + turn * match.blocks.extent_mm / 4
-    if one.bent is None or other.bent is None:
-        return far
-    return far + (one.bent - other.bent).square().sum((-1, -2)).sqrt()
-
-
-def _choose(which: Tensor, one: T, other: T) -> T:
-    """Of two, field by field, the first where `which` (B, C) says so."""
-
-    def pick(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-        if a is None or b is None:
-            return a
-        return torch.where(which.reshape(*which.shape, *[1] * (a.ndim - 2)), a, b)
-
-    fields: dict[str, Any] = {n: pick(a, getattr(other, n)) for n, a in vars(one).items()}
-    return type(one)(**fields)
+    return shift.norm(dim=-1) + turn * match.blocks.extent_mm / 4

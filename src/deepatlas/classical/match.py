@@ -16,26 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepatlas.classical.blocks import Blocks, bends, cut
+from deepatlas.classical.blocks import Blocks, cut
 from deepatlas.classical.pyramid import Level, Stack
 from deepatlas.spatial.grid import sample
 from deepatlas.spatial.transform import Transform
 
+_POINTS = 8_000  # of a level that are looked at, at most
 _WITHIN = 0.25  # of a block's voxels must lie within the moving field of view, else it is outside
-
-
-@dataclass(frozen=True, eq=False)
-class Maps:
-    """C maps of each of B moving scans, x -> M x + bends(x) c.
-
-    Parameters
-    ----------
-    matrices : (B, C, d + 1, d + 1) float64.
-    bent : (B, C, K, d) float64 mm, the coefficients c; None where there are no bends.
-    """
-
-    matrices: Tensor
-    bent: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +34,23 @@ class Equations:
     cost : (B, C) mean over blocks of 1 - ncc.
     overlap : (B, C) share of the fixed foreground that lies within the moving field of view.
     normal, slope : (B, C, k, k) and (B, C, k), if asked for; the step solves normal s = -slope.
-        Parameters are those of the generators, then the bends' coefficients, axis by axis.
     """
 
     cost: Tensor
     overlap: Tensor
     normal: Tensor | None = None
     slope: Tensor | None = None
+
+    def where(self, chosen: Tensor, other: Equations) -> Equations:
+        """These where `chosen` (B, C) says so, the others elsewhere."""
+
+        def pick(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+            if a is None or b is None:
+                return None
+            return torch.where(chosen.reshape(*chosen.shape, *[1] * (a.ndim - 2)), a, b)
+
+        fields = {name: pick(value, getattr(other, name)) for name, value in vars(self).items()}
+        return Equations(**fields)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -66,19 +63,13 @@ class BlockNCC:
     floor : standard deviation (intensities span 1) below which a block says little.
     """
 
-    block: int = 5
-    floor: float = 0.03
+    block: int = 6
+    floor: float = 0.02
 
-    def match(self, level: Level, *, degree: int = 0, points: int = 1 << 30) -> Match:
-        """The measure at work on a level, on so many points of it at most.
-
-        Parameters
-        ----------
-        degree : of polynomial bends beside the linear maps; 0 for none.
-        """
-        blocks = cut(level.fixed, self.block, level.threshold, points)
-        beside = bends(blocks, degree) if degree else None
-        return Match(blocks, level.moving, level.closed, self.floor, beside)
+    def match(self, level: Level) -> Match:
+        """The measure at work on a level."""
+        blocks = cut(level.fixed, self.block, level.threshold, _POINTS)
+        return Match(blocks, level.moving, level.closed, self.floor)
 
 
 class Match:
@@ -88,18 +79,10 @@ class Match:
     ----------
     closed : (B,) bool, scans whose background is empty and goes on outside their field of view.
     floor : standard deviation (intensities span 1) below which a block says little.
-    bends : (P, n, K) functions beside the linear maps, see `blocks.bends`.
     """
 
-    def __init__(
-        self,
-        blocks: Blocks,
-        moving: Stack,
-        closed: Tensor,
-        floor: float,
-        bends: Tensor | None = None,
-    ) -> None:
-        self.blocks, self.closed, self.floor, self.bends = blocks, closed, floor, bends
+    def __init__(self, blocks: Blocks, moving: Stack, closed: Tensor, floor: float) -> None:
+        self.blocks, self.closed, self.floor = blocks, closed, floor
         images = moving.images
         affines = torch.stack([grid.affine for grid in moving.geometries])
         shapes = torch.tensor([grid.shape for grid in moving.geometries])
@@ -113,12 +96,14 @@ class Match:
         """(B, C, d) where the middle of the fixed foreground lies in the moving scans."""
         return matrices[..., :-1, :-1] @ self.middle + matrices[..., :-1, -1]
 
-    def __call__(self, maps: Maps, generators: Tensor | None = None) -> Equations:
-        """Cost and overlap, and with generators (n, d, d + 1) the equations."""
-        points = self._mapped(maps)
+    def __call__(self, matrices: Tensor, generators: Tensor | None = None) -> Equations:
+        """Cost and overlap of maps (B, C, d + 1, d + 1); the equations for generators."""
+        linear, shift = matrices[..., :-1, :-1].float(), matrices[..., :-1, -1].float()
+        points = torch.einsum("bcij,pnj->bcpni", linear, self.blocks.points)
+        points = points + shift[:, :, None, None]
         if generators is None:
             return self._compared(points)
-        return self._compared(points, self.centres(maps.matrices), generators)
+        return self._compared(points, self.centres(matrices), generators)
 
     def _compared(
         self, points: Tensor, centres: Tensor | None = None, generators: Tensor | None = None
@@ -158,16 +143,6 @@ class Match:
         points = torch.stack([transform(fixed) for transform in transforms])
         return self._compared(points.to(self.blocks.points).unsqueeze(1))
 
-    def _mapped(self, maps: Maps) -> Tensor:
-        """Moving points (B, C, P, n, d), mm, of the fixed ones."""
-        linear, shift = maps.matrices[..., :-1, :-1].float(), maps.matrices[..., :-1, -1].float()
-        points = torch.einsum("bcij,pnj->bcpni", linear, self.blocks.points)
-        points = points + shift[:, :, None, None]
-        if maps.bent is not None:
-            assert self.bends is not None
-            points = points + torch.einsum("bcki,pnk->bcpni", maps.bent.float(), self.bends)
-        return points
-
     def _sampled(self, points: Tensor, wanted: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Values (B, C, P, n), gradients per mm (..., d) if wanted, and what lies within."""
         batch, maps, d = points.shape[0], points.shape[1], points.shape[-1]
@@ -189,11 +164,7 @@ class Match:
         """Change of the moving values (B, C, P, n, k) by each parameter."""
         arms = F.pad(arms, (0, 1), value=1.0)
         moves = (gradients.unsqueeze(-1) * arms.unsqueeze(-2)).flatten(-2)
-        moves = moves @ generators.flatten(1).T
-        if self.bends is None:
-            return moves
-        bent = (gradients.unsqueeze(-1) * self.bends.unsqueeze(-2)).flatten(-2)
-        return torch.cat([moves, bent], dim=-1)
+        return moves @ generators.flatten(1).T
 
 
 def _differences(images: Tensor) -> Tensor:

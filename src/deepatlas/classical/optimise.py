@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from deepatlas.classical.linear import SCALES
+from deepatlas.classical.candidates import SCALES
 from deepatlas.classical.match import BlockNCC
 from deepatlas.classical.pyramid import Level, Scan, level, ready, spacings
 from deepatlas.spatial.geometry import Volume

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deepatlas.spatial.geometry import Geometry, Volume
 
-_ACROSS = (16, 24, 44)  # voxels of each level along the longest side of the foreground
+_ACROSS = (18, 24, 44)  # voxels of each level along the longest side of the foreground
 _BLUR = 0.5  # standard deviation of the smoothing, in voxels of the coarser grid
 _CLIPPED = 0.005  # of the voxels, at either end of the intensities
 _LOOKED_AT = 1_000_000  # voxels that say where the ends are
@@ -105,7 +105,7 @@ def foreground_threshold(image: Tensor) -> float:
 
 
 def spacings(fixed: Scan) -> list[float]:
-    """Spacings of the levels in mm, coarse to fine: 1/16, 1/24 and 1/44 of the foreground.
+    """Spacings of the levels in mm, coarse to fine: 1/18, 1/24 and 1/44 of the foreground.
 
     None is finer than the scan's own finest.
     """

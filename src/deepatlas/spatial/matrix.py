@@ -100,6 +100,27 @@ def to_parameters(matrix: Tensor, centre_mm: Tensor, kind: Kind = "affine") -> T
     return torch.cat(parts, dim=-1)
 
 
+def fit(points: Tensor, targets: Tensor, kind: Kind) -> Tensor:
+    """Least-squares maps (..., d + 1, d + 1) of points (n, d) to targets (..., n, d).
+
+    Of points in a plane (or line) the affine map changes nothing across it. Rigid: Kabsch 1976.
+    """
+    d = points.shape[-1]
+    middle, goal = points.mean(dim=-2), targets.mean(dim=-2)
+    arms, reach = points - middle, targets - goal.unsqueeze(-2)
+    if kind == "affine":
+        solved = torch.linalg.pinv(arms.mT @ arms, hermitian=True) @ (arms.mT @ (reach - arms))
+        linear = solved.mT + torch.eye(d, dtype=solved.dtype, device=solved.device)
+    elif kind == "rigid":
+        left, _, right = torch.linalg.svd(reach.mT @ arms)
+        flip = torch.ones_like(left[..., 0])
+        flip[..., -1] = torch.linalg.det(left @ right).sign()
+        linear = (left * flip.unsqueeze(-2)) @ right
+    else:
+        raise ValueError(f"a fit is rigid or affine, not {kind!r}")
+    return about(linear, middle.expand_as(goal), goal - middle)
+
+
 def polar(linear: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rotation R, stretches s and their axes V of matrices (..., d, d) = R V diag(s) V^T."""
     if bool((torch.linalg.det(linear) <= 0).any()):

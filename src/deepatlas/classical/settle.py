@@ -1,0 +1,167 @@
+"""Linear maps settled by smooth deformations beside them.
+
+Between two subjects no linear map is right everywhere, and where it is not, strong edges pull it
+away from the least-squares fit to the map between the two anatomies. So a smooth displacement is
+found beside every candidate, over the fixed scan's foreground the map is refitted to both together,
+and the rest stays for the next round. Candidates that are off cannot be made as alike by a
+deformation as smooth as those of the right one: the best is the one of least cost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from deepatlas.classical.candidates import Candidates, plausible
+from deepatlas.classical.pyramid import Level
+from deepatlas.losses.regularity.bending import Bending
+from deepatlas.losses.similarity.lncc import LocalNCC
+from deepatlas.spatial.geometry import Geometry
+from deepatlas.spatial.grid import sample
+from deepatlas.spatial.matrix import Kind, fit
+from deepatlas.spatial.warp import warp
+
+_ACROSS = 12  # control points of the displacement along the foreground's longest side
+_WINDOW = 0.2  # side of the windows that are compared, of that side
+_STIFFNESS = 0.05  # weight of the bending energy is the square of this share of that side, in mm^2
+_MARGIN = 2  # voxels around the foreground that count too
+_RATE = 0.3  # voxels in a step, about
+
+
+def settle(level: Level, state: Candidates, kind: Kind, *, steps: int, keep: int) -> Candidates:
+    """The best maps of every moving scan after a round of deforming and refitting, best first.
+
+    Parameters
+    ----------
+    steps : of gradient descent.
+    keep : how many maps of each scan.
+    """
+    rounds = _Rounds(level, kind)
+    found = []
+    for number in range(len(state.matrices)):
+        matrices = state.matrices[number]
+        control = None if state.displacements is None else state.displacements[number]
+        matrices, control, costs = rounds(number, matrices, control, steps)
+        order = costs.argsort()[:keep]
+        found.append((matrices[order], control[order]))
+    return Candidates(*(torch.stack(parts) for parts in zip(*found, strict=True)))
+
+
+class _Rounds:
+    """One round for all candidates of a scan, which do not touch one another."""
+
+    def __init__(self, level: Level, kind: Kind) -> None:
+        self.level, self.kind = level, kind
+        self.fixed = level.fixed.images
+        self.grid: Geometry = level.fixed.geometries[0]
+        d, shape = self.grid.ndim, self.grid.shape
+        self.points = self.grid.points_mm().to(self.fixed.device)
+        self.core = self.fixed[0, 0] > level.threshold
+        inside = self.points[self.core]
+        extent_mm = float((inside.amax(0) - inside.amin(0)).max())
+        spacing = self.grid.spacing_mm
+        self.weight_mm2 = (_STIFFNESS * extent_mm) ** 2
+        self.stiffness = Bending()
+        self.similarity = LocalNCC(window=2 * round(_WINDOW * extent_mm / level.spacing_mm / 2) + 1)
+        sides = [n * step for n, step in zip(shape, spacing, strict=True)]
+        self.count = [max(2, math.ceil(side * _ACROSS / extent_mm)) for side in sides]
+        pool = {2: F.max_pool2d, 3: F.max_pool3d}[d]
+        self.wide = pool(self.core[None, None].float(), 2 * _MARGIN + 1, stride=1, padding=_MARGIN)
+        axes = [
+            torch.linspace(0, n - 1, k, dtype=torch.float64)
+            for n, k in zip(shape, self.count, strict=True)
+        ]
+        control = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+        self.control = self.grid.to_mm(control).to(self.fixed.device)
+        self.linear = self.grid.affine[:d, :d].to(self.fixed)  # voxels -> mm
+
+    @torch.no_grad()
+    def __call__(
+        self, number: int, matrices: Tensor, control: Tensor | None, steps: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps (C, d + 1, d + 1), displacements (C, d, *n) in mm and costs (C,) after a round."""
+        moved, counted = self._moved(number, matrices)
+        if control is None:
+            control = self.fixed.new_zeros(len(matrices), self.grid.ndim, *self.count)
+        else:  # the grids of two levels cover the same, up to a voxel
+            control = self._spread(control, self.count)
+        control = self._deformed(
+            moved,
+            counted,
+            torch.linalg.solve(self.linear, control.flatten(2)).reshape(control.shape),
+            steps,
+        )
+        full = self._spread(control, self.grid.shape)
+        costs = self._costs(moved, counted, full)
+        points = self.points[self.core]
+        change = fit(points, points + self._mm(full)[:, :, self.core].mT.double(), self.kind)
+        # What the map does not follow is left over: change(x + rest(x)) = x + u(x).
+        ends = self.control + self._mm(control).movedim(1, -1).double()
+        d = self.grid.ndim
+        back = torch.linalg.inv(change)
+        rest = torch.einsum("cij,c...j->c...i", back[:, :d, :d], ends)
+        rest = rest + back[:, :d, d].reshape(-1, *[1] * d, d) - self.control
+        settled = matrices @ change
+        fine = plausible(settled)
+        costs = torch.where(fine, costs, torch.inf)
+        return (
+            torch.where(fine[:, None, None], settled, matrices),
+            rest.movedim(-1, 1).float(),
+            costs,
+        )
+
+    def _deformed(self, moved: Tensor, counted: Tensor, control: Tensor, steps: int) -> Tensor:
+        """Displacements (C, d, *n) in voxels at the control points, by Adam from given ones."""
+        fixed = self.fixed.expand_as(moved)
+        with torch.inference_mode(False), torch.enable_grad():
+            control = control.clone().requires_grad_()
+            optimiser = torch.optim.Adam([control], lr=_RATE)
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+            for _ in range(steps):
+                full = self._spread(control, self.grid.shape)
+                loss = sum(self._terms(moved, fixed, counted, full))
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+        return control.detach()
+
+    def _terms(
+        self, moved: Tensor, fixed: Tensor, counted: Tensor, full: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        warped = warp(moved, full, outside="border")
+        rough = self.stiffness(full, spacing_mm=self.grid.spacing_mm)
+        return self.similarity(warped, fixed, mask=counted), self.weight_mm2 * rough
+
+    def _costs(self, moved: Tensor, counted: Tensor, full: Tensor) -> Tensor:
+        """(C,); what does not count is uncorrelated, so nothing is gained by leaving the field."""
+        costs = []
+        for k in range(len(moved)):
+            own = slice(k, k + 1)
+            unlike, rough = self._terms(moved[own], self.fixed, counted[own], full[own])
+            costs.append(1 - (1 - unlike) * counted[k].sum() / self.wide.sum() + rough)
+        return torch.stack(costs).double()
+
+    def _moved(self, number: int, matrices: Tensor) -> tuple[Tensor, Tensor]:
+        """The moving scan under every map, on the fixed grid, and where it counts, (C, 1, *S)."""
+        moving, d = self.level.moving, self.grid.ndim
+        own = moving.geometries[number]
+        to_index = (torch.linalg.inv(own.affine).to(matrices) @ matrices)[:, :d]
+        index = torch.einsum("cij,...j->ci...", to_index[..., :d], self.points)
+        index = (index + to_index[..., d].reshape(-1, d, *[1] * d)).float()
+        last = torch.tensor(own.shape, device=index.device).reshape(-1, *[1] * d) - 1
+        within = ((index >= -0.5) & (index <= last + 0.5)).all(dim=1, keepdim=True)
+        image = moving.images[number : number + 1].expand(len(index), *moving.images.shape[1:])
+        counted = self.wide * (within | self.level.closed[number])
+        return sample(image, index, outside="border") * within, counted
+
+    def _spread(self, control: Tensor, shape: Sequence[int]) -> Tensor:
+        mode = {2: "bilinear", 3: "trilinear"}[self.grid.ndim]
+        return F.interpolate(control, size=tuple(shape), mode=mode, align_corners=True)
+
+    def _mm(self, voxels: Tensor) -> Tensor:
+        return torch.einsum("ij,cj...->ci...", self.linear, voxels)
