@@ -45,7 +45,7 @@ class Blocks:
 
 
 def cut(fixed: Stack, side: int, threshold: float, points: int) -> Blocks:
-    """Blocks of `side` voxels along each axis that hold foreground (above `threshold`).
+    """Blocks of `side` voxels along each axis, or all it has, that hold foreground.
 
     Where they would have more points than `points`, blocks are drawn, the same ones every time.
     """
@@ -55,13 +55,15 @@ def cut(fixed: Stack, side: int, threshold: float, points: int) -> Blocks:
     wide = pool(core[None, None], 2 * _MARGIN + 1, stride=1, padding=_MARGIN)[0, 0]
     places = grid.points_mm().float().to(image.device).movedim(-1, 0)
     maps = torch.cat([torch.stack([image, wide, core]), places])
-    pad = [end for n in reversed(image.shape) for end in (0, -n % side)]
-    maps = F.pad(maps, pad)
-    for axis in range(image.ndim):
-        maps = maps.unflatten(1 + 2 * axis, (-1, side))
+    sides = [min(side, n) for n in image.shape]
+    pad = [end for n, k in zip(image.shape, sides, strict=True) for end in (-n % k, 0)]
+    maps = F.pad(maps, pad[::-1])
+    for axis, k in enumerate(sides):
+        maps = maps.unflatten(1 + 2 * axis, (-1, k))
     order = [*range(1, 2 * image.ndim, 2), *range(2, 2 * image.ndim + 1, 2)]
     maps = maps.permute(0, *order).flatten(1, image.ndim).flatten(2)
-    kept = torch.nonzero(maps[1].sum(1) >= _FULL * maps.shape[2]).flatten()
+    filled = maps[1].sum(1)
+    kept = torch.nonzero(filled >= min(_FULL * maps.shape[2], float(filled.max()))).flatten()
     most = max(1, points // maps.shape[2])
     if len(kept) > most:
         drawn = torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))[:most]

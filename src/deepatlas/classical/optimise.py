@@ -101,7 +101,21 @@ def optimise_all(
     Without `initial`, the starts are: centres of mass together, centres of the fields of view
     together, and the world as the headers say; linear models also look at rotations of them.
     """
-    measure = similarity or BlockNCC()
+    with torch.inference_mode(False), torch.no_grad():
+        return _optimise_all(
+            moving, fixed, model, similarity or BlockNCC(), levels, initial, device
+        )
+
+
+def _optimise_all(
+    moving: Sequence[Volume],
+    fixed: Volume,
+    model: Model,
+    measure: BlockNCC,
+    levels: Sequence[float] | None,
+    initial: Sequence[Affine] | None,
+    device: torch.device | str,
+) -> list[Registration]:
     target = ready(fixed, device)
     if target is None:
         raise ValueError("the fixed scan is constant")

@@ -118,11 +118,12 @@ def spacings(fixed: Scan) -> list[float]:
 
 def level(moving: Sequence[Scan], fixed: Scan, spacing_mm: float) -> Level:
     """All scans at that spacing, or at their own where it is coarser."""
+    target = _stack([fixed], spacing_mm)
     return Level(
         spacing_mm,
-        _stack([fixed], spacing_mm),
+        target,
         _stack(moving, spacing_mm),
-        fixed.threshold,
+        min(fixed.threshold, float(target.images.max()) / 2),  # specks fade
         torch.tensor([scan.closed for scan in moving], device=fixed.volume.data.device),
     )
 

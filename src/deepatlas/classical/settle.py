@@ -56,17 +56,30 @@ class _Rounds:
 
     def __init__(self, level: Level, kind: Kind) -> None:
         self.level, self.kind = level, kind
-        self.fixed = level.fixed.images
-        self.grid: Geometry = level.fixed.geometries[0]
+        image, grid = level.fixed.images[0, 0], level.fixed.geometries[0]
+        core = image > level.threshold
+        inside = torch.nonzero(core)
+        first = (inside.amin(0) - _MARGIN).clamp_min(0).tolist()
+        ends = [
+            min(n, k + _MARGIN + 1)
+            for n, k in zip(image.shape, inside.amax(0).tolist(), strict=True)
+        ]
+        box = tuple(slice(a, b) for a, b in zip(first, ends, strict=True))
+        affine = grid.affine.clone()
+        affine[:-1, -1] = grid.to_mm(torch.tensor(first, dtype=torch.float64))
+        short = [end for n in reversed(image[box].shape) for end in (0, max(0, 3 - n))]
+        self.fixed = F.pad(image[box][None, None], short, mode="replicate")  # curvature needs 3
+        self.core = F.pad(core[box], short)
+        self.grid = Geometry(tuple(self.core.shape), affine)
+        self.points = self.grid.points_mm().to(image.device)
         d, shape = self.grid.ndim, self.grid.shape
-        self.points = self.grid.points_mm().to(self.fixed.device)
-        self.core = self.fixed[0, 0] > level.threshold
-        inside = self.points[self.core]
-        extent_mm = float((inside.amax(0) - inside.amin(0)).max())
+        reach = self.points[self.core]
+        extent_mm = max(float((reach.amax(0) - reach.amin(0)).max()), level.spacing_mm)
         spacing = self.grid.spacing_mm
         self.weight_mm2 = (_STIFFNESS * extent_mm) ** 2
         self.stiffness = Bending()
-        self.similarity = LocalNCC(window=2 * round(_WINDOW * extent_mm / level.spacing_mm / 2) + 1)
+        reached = round(_WINDOW * extent_mm / level.spacing_mm / 2)
+        self.similarity = LocalNCC(window=2 * max(1, reached) + 1)
         sides = [n * step for n, step in zip(shape, spacing, strict=True)]
         self.count = [max(2, math.ceil(side * _ACROSS / extent_mm)) for side in sides]
         pool = {2: F.max_pool2d, 3: F.max_pool3d}[d]
@@ -79,7 +92,6 @@ class _Rounds:
         self.control = self.grid.to_mm(control).to(self.fixed.device)
         self.linear = self.grid.affine[:d, :d].to(self.fixed)  # voxels -> mm
 
-    @torch.no_grad()
     def __call__(
         self, number: int, matrices: Tensor, control: Tensor | None, steps: int
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,15 +129,15 @@ class _Rounds:
     def _deformed(self, moved: Tensor, counted: Tensor, control: Tensor, steps: int) -> Tensor:
         """Displacements (C, d, *n) in voxels at the control points, by Adam from given ones."""
         fixed = self.fixed.expand_as(moved)
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():
             control = control.clone().requires_grad_()
             optimiser = torch.optim.Adam([control], lr=_RATE)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
             for _ in range(steps):
                 full = self._spread(control, self.grid.shape)
-                loss = sum(self._terms(moved, fixed, counted, full))
+                unlike, rough = self._terms(moved, fixed, counted, full)
                 optimiser.zero_grad()
-                loss.backward()
+                (unlike + rough).backward()
                 optimiser.step()
                 schedule.step()
         return control.detach()

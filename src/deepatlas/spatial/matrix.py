@@ -109,7 +109,9 @@ def fit(points: Tensor, targets: Tensor, kind: Kind) -> Tensor:
     middle, goal = points.mean(dim=-2), targets.mean(dim=-2)
     arms, reach = points - middle, targets - goal.unsqueeze(-2)
     if kind == "affine":
-        solved = torch.linalg.pinv(arms.mT @ arms, hermitian=True) @ (arms.mT @ (reach - arms))
+        solved = torch.linalg.pinv(arms.mT @ arms, rtol=1e-8, hermitian=True) @ (
+            arms.mT @ (reach - arms)
+        )
         linear = solved.mT + torch.eye(d, dtype=solved.dtype, device=solved.device)
     elif kind == "rigid":
         left, _, right = torch.linalg.svd(reach.mT @ arms)
