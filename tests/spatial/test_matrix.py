@@ -97,8 +97,9 @@ def test_points_in_an_oblique_plane_say_nothing_across_it() -> None:
     across = turn[:3, 2]
     points = torch.randn(40, 3, dtype=torch.float64) * 30
     points = apply(turn, points * torch.tensor([1.0, 1.0, 0.0]) + 7.0)
-    matrix = fit(points, points * 1.1, "affine")
-    torch.testing.assert_close(matrix[:3, :3] @ across, across)
+    rounded = [x + 1e-5 * torch.randn_like(x) for x in (points, points * 1.1)]
+    matrix = fit(*rounded, "affine")
+    torch.testing.assert_close(matrix[:3, :3] @ across, across, rtol=0, atol=1e-4)
 
 
 def test_a_fit_of_one_scale_is_refused() -> None:

@@ -1,0 +1,65 @@
+"""Candidate maps are refitted and judged by the smooth deformations beside them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from deepatlas.classical.candidates import Candidates
+from deepatlas.classical.pyramid import Level, level, ready, spacings
+from deepatlas.classical.settle import settle
+from deepatlas.data.phantom import Phantom
+from deepatlas.spatial.matrix import fit, to_matrix
+
+PHANTOM = Phantom(seed=11)
+MOVING, FIXED = 25, 12
+
+
+def drawn() -> tuple[Level, Tensor, Tensor]:
+    """The finest level of a pair, points of the anatomy, and the best affine map."""
+    scans = [PHANTOM.subject(k).image for k in (MOVING, FIXED)]
+    moving, fixed = (ready(scan) for scan in scans)
+    assert moving is not None
+    assert fixed is not None
+    inside = scans[1].geometry.points_mm()[scans[1].data > 0.3]
+    best = fit(inside, PHANTOM.true_map(moving=MOVING, fixed=FIXED)(inside), "affine")
+    return level([moving], fixed, spacings(fixed)[-1]), inside, best
+
+
+def off(points: Tensor, degrees: float, shift_mm: float) -> Tensor:
+    """A rotation about the first axis and a shift along it."""
+    parameters = torch.tensor([math.radians(degrees), 0, 0, shift_mm, 0, 0], dtype=torch.float64)
+    return to_matrix(parameters, points.mean(0), "rigid")
+
+
+def error(matrix: Tensor, best: Tensor, points: Tensor) -> float:
+    change = matrix - best
+    return float((points @ change[:3, :3].T + change[:3, 3]).norm(dim=1).mean())
+
+
+def test_what_leaves_the_field_of_view_is_not_preferred() -> None:
+    finest, inside, best = drawn()
+    candidates = torch.stack([best @ off(inside, 20, 0), best]).unsqueeze(0)
+    found = settle(finest, Candidates(candidates), "affine", steps=20, keep=1)
+    assert found.matrices.shape == (1, 1, 4, 4)
+    assert error(found.matrices[0, 0], best, inside) < 1.5
+
+
+def test_rounds_lead_towards_the_best_map() -> None:
+    finest, inside, best = drawn()
+    state = Candidates((best @ off(inside, 5, 2.5))[None, None])
+    errors = [error(state.matrices[0, 0], best, inside)]
+    for _ in range(2):
+        state = settle(finest, state, "affine", steps=30, keep=1)
+        errors.append(error(state.matrices[0, 0], best, inside))
+    assert errors[1] < 0.8 * errors[0]
+    assert errors[2] < 0.9 * errors[1]
+
+
+def test_rigid_maps_stay_rigid() -> None:
+    finest, inside, _ = drawn()
+    start = off(inside, 5, 2.5)[None, None]
+    found = settle(finest, Candidates(start), "rigid", steps=10, keep=1).matrices[0, 0, :3, :3]
+    torch.testing.assert_close(found.T @ found, torch.eye(3, dtype=torch.float64))
