@@ -89,6 +89,9 @@ class _Rounds:
             for n, k in zip(shape, self.count, strict=True)
         ]
         control = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+        ends = [torch.linspace(-1, 1, n) for n in shape]
+        tilts = [torch.ones(shape), *torch.meshgrid(*ends, indexing="ij")]
+        self.tilts = torch.stack(tilts).to(self.fixed)
         self.control = self.grid.to_mm(control).to(self.fixed.device)
         self.linear = self.grid.affine[:d, :d].to(self.fixed)  # voxels -> mm
 
@@ -131,15 +134,20 @@ class _Rounds:
         fixed = self.fixed.expand_as(moved)
         with torch.enable_grad():
             control = control.clone().requires_grad_()
-            optimiser = torch.optim.Adam([control], lr=_RATE)
+            tilt = control.new_zeros(*control.shape[:2], len(self.tilts)).requires_grad_()
+            optimiser = torch.optim.Adam([control, tilt], lr=_RATE)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
             for _ in range(steps):
                 full = self._spread(control, self.grid.shape)
+                full = full + torch.einsum("cdk,k...->cd...", tilt, self.tilts)
                 unlike, rough = self._terms(moved, fixed, counted, full)
                 optimiser.zero_grad()
                 (unlike + rough).backward()
                 optimiser.step()
                 schedule.step()
+            control = control + torch.einsum(
+                "cdk,k...->cd...", tilt, self._spread(self.tilts[None], self.count)[0]
+            )
         return control.detach()
 
     def _terms(
