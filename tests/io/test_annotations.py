@@ -69,7 +69,7 @@ def test_wrong_entries_are_faults_of_the_cohort(root: Path, entries: object, why
     assert cohort.by_id("b").annotated == (1,)
 
 
-@pytest.mark.parametrize("content", ["{broken", "[1]", '"text"'])
+@pytest.mark.parametrize("content", ["{broken", "[1]", '"text"', "[" * 100_000])
 def test_a_file_that_cannot_be_read_is_refused(root: Path, content: str) -> None:
     say(root / "annotations.json", content)
     with pytest.raises(BadInput, match=r"annotations\.json: (cannot be read|expected)"):

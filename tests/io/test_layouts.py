@@ -159,6 +159,7 @@ def test_the_ignore_label_is_no_structure(make: Make, labels: object) -> None:
         ({"labels": {"a": []}}, "the label entry"),
         ({"labels": {"a": None}}, "the label entry"),
         ({"labels": {"one": "a"}}, "the label entry"),
+        ({"labels": {"ignore": 10**30}}, "the label entry"),
         ({"labels": {"a": 1, "ignore": 0}}, "`ignore` label is 0"),
     ],
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from deepatlas.data.randomness import permutation
 from deepatlas.errors import BadInput
+from deepatlas.io.json_file import load_json
 from deepatlas.io.subject import Cohort
 
 PARTS = ("train", "validation", "test")
@@ -96,7 +96,7 @@ def read_split(path: Path, cohort: Cohort) -> dict[str, list[str]]:
     BadInput : a file that cannot be read, unknown or repeated ids.
     """
     try:
-        parts = json.loads(Path(path).read_text(encoding="utf-8"))
+        parts = load_json(path)
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: cannot be read as JSON ({error})") from None
     if not _is_split(parts):
