@@ -65,7 +65,7 @@ def test_wrong_entries_are_faults_of_the_cohort(root: Path, entries: object, why
     first, second = cohort.faults
     assert first.startswith(f"{root / 'annotations.json'}: a: ")
     assert why in first
-    assert "names 'z', and there is no such scan" in second
+    assert "names 'z', and there is no such scan; expected a file name" in second
     assert cohort.by_id("b").annotated == (1,)
 
 

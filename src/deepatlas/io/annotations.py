@@ -41,7 +41,10 @@ def with_annotations(cohort: Cohort, path: Path | None = None) -> Cohort:
     for identifier, entries in _read(path).items():
         subject = known.get(identifier)
         if subject is None:
-            faults.append(f"{path}: names {identifier!r}, and there is no such scan; take it out")
+            faults.append(
+                f"{path}: names {identifier!r}, and there is no such scan; expected a file name "
+                f"without its ending, such as {next(iter(known))!r}: correct it, or take it out"
+            )
             continue
         try:
             values = annotated_values(entries, cohort)
