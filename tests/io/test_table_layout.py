@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves it out
+
+from dicom_files import write_series
+
 from deepatlas.errors import BadInput
 from deepatlas.io.layouts import read_cohort
 from deepatlas.io.rows import read_rows
-from tests.io.dicom_files import write_series
 
 Write = Callable[..., Path]
 ROWS = """image,labels,subject,session,split

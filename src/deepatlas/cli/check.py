@@ -25,10 +25,13 @@ def add(subparsers: options.Subparsers) -> None:
         epilog="Errors keep `train` from its first step; warnings are worth a look; notes need "
         "nothing. Exit code: 0 without errors, 1 with errors, 2 where COHORT cannot be looked at.",
     )  # fmt: skip
-    parser.add_argument("cohort", type=Path, metavar="COHORT", help="the folder of scans")
+    parser.add_argument(
+        "cohort", type=Path, metavar="COHORT", help="the folder, or the file that lists scans"
+    )
     parser.add_argument(
         "--split", type=Path, metavar="split.json", help="look for subjects in two of its parts"
     )
+    options.add_annotated(parser)
     parser.add_argument(
         "--json", type=Path, metavar="findings.json", help="write all findings for other programs"
     )
@@ -39,7 +42,13 @@ def run(args: argparse.Namespace) -> int:
     from deepatlas import api
 
     with console.progress() as progress:
-        found = api.check(args.cohort, split=args.split, json=args.json, progress=progress)
+        found = api.check(
+            args.cohort,
+            split=args.split,
+            annotated=args.annotated,
+            json=args.json,
+            progress=progress,
+        )
     print(looked_at(found.cohort, found.looked_at))
     if found.findings:
         print_table(found, None if args.verbosity > 0 else SHOWN)
@@ -72,6 +81,7 @@ def print_table(found: CohortCheck, at_most: int | None) -> None:
     table.add_column("severity", no_wrap=True)
     table.add_column("kind", no_wrap=True)
     table.add_column("file, what was found and what to do", overflow="fold")
+    beginning = f"{_folder(found.cohort)}{os.sep}"
     for kind in dict.fromkeys(finding.kind for finding in found.findings):
         alike = [finding for finding in found.findings if finding.kind == kind]
         for finding in alike[:at_most]:
@@ -79,7 +89,7 @@ def print_table(found: CohortCheck, at_most: int | None) -> None:
             table.add_row(
                 Text(finding.severity, style=COLOURS[finding.severity]),
                 Text(kind),
-                Text("\n").join([file, Text(finding.text.replace(f"{found.cohort}{os.sep}", ""))]),
+                Text("\n").join([file, Text(finding.text.replace(beginning, ""))]),
             )
         if at_most is not None and len(alike) > at_most:
             more = f"and {len(alike) - at_most} more of this kind; -v or --json lists all"
@@ -91,7 +101,13 @@ def _name(cohort: Path, file: Path) -> str:
     """The file, within the cohort where it lies there."""
     if file == cohort:
         return "the whole cohort"
-    return str(file.relative_to(cohort)) if file.is_relative_to(cohort) else str(file)
+    folder = _folder(cohort)
+    return str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file)
+
+
+def _folder(cohort: Path) -> Path:
+    """The cohort, or where the file lies that lists its scans."""
+    return cohort.parent if cohort.is_file() else cohort
 
 
 def _ranges(ends: Sequence[tuple[float, float]]) -> str:

@@ -48,10 +48,11 @@ class DataConfig:
         faults = []
         if self.label_groups:
             faults += [f"data.label_groups: {fault}" for fault in group_faults(self.label_groups)]
-        if self.ignore_value == 0:
-            faults.append("data.ignore_value: 0 is the background; give the value of another label")
-        if abs(self.ignore_value or 0) > LARGEST:
-            faults.append(f"data.ignore_value: {self.ignore_value} has more than 64 bits")
+        if self.ignore_value is not None and not 0 < abs(self.ignore_value) <= LARGEST:
+            faults.append(
+                f"data.ignore_value: {self.ignore_value} is the background or beyond 64 bits; "
+                "give the value of another label"
+            )
         if self.align not in get_args(Align):
             faults.append(f"data.align: expected {_CHOICE}, got {self.align!r}")
         if self.reference is not None and self.align not in ALIGNED:

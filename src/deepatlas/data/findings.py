@@ -40,6 +40,7 @@ KINDS: dict[str, Severity] = {
     "mask-0-255": "warning",
     "unknown-label": "warning",
     "missing-structure": "warning",
+    "unlisted-structure": "warning",  # in a label map, and not among what was annotated there
     "duplicate-scan": "warning",
     "duplicate-labels": "warning",
     "forms-differ": "warning",

@@ -195,5 +195,7 @@ def _notes(content: Mapping[str, Any], kind: str, held_out: set[str]) -> tuple[s
     if kind == "mask":
         notes.append("no scan has labels: the masks are taken as label maps")
     if held_out:
-        notes.append(f"{len(held_out)} scans of the subjects in registration pairs are the test part")
+        notes.append(
+            f"{len(held_out)} scans of the subjects in registration pairs are the test part"
+        )
     return tuple(notes)
