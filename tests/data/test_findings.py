@@ -376,6 +376,15 @@ def test_a_flip_is_suspected_without_names_and_without_labels(tmp_path: Path, la
     assert "likely, not certain" in finding.text
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_map_of_another_structure_hides_no_flip(tmp_path: Path) -> None:
+    plain(tmp_path, 10)
+    mirrored(tmp_path / "images", tmp_path / "labels", "s3.nii")
+    rewrite(tmp_path / "labels" / "s7.nii", lambda labels: (labels > 0) * np.uint8(9))
+    found = deepatlas.check(tmp_path).findings
+    assert [f.scan for f in found if f.kind == "flip-suspected"] == ["s3"]
+
+
 def test_names_of_the_wrong_side_in_all_scans_are_one_finding(root: Path) -> None:
     names = {**NAMES, "1": "ball_R", "2": "ball_L"}
     (root / "dataset.json").write_text(json.dumps({"labels": names}))
