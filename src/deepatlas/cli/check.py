@@ -52,15 +52,15 @@ def run(args: argparse.Namespace) -> int:
     print(looked_at(found.cohort, found.looked_at))
     if found.findings:
         print_table(found, None if args.verbosity > 0 else SHOWN)
-    print(", ".join(f"{n} {kind}{'s'[: n != 1]}" for kind, n in found.counts.items()))
+    print(", ".join(_counted(n, kind) for kind, n in found.counts.items()))
     return 1 if found.counts["error"] else 0
 
 
 def looked_at(cohort: Path, looked: LookedAt) -> str:
     """What was looked at, in a line."""
-    line = f"{cohort}: {looked.scans} scans, {looked.labelled} with label maps"
+    line = f"{cohort}: {_counted(looked.scans, 'scan')}, {looked.labelled} with label maps"
     if looked.structures:
-        line += f" of {looked.structures} structures"
+        line += f" of {_counted(looked.structures, 'structure')}"
     if looked.axes:
         line += "; " + " and ".join(f"{n}-D" for n in looked.axes)
     if looked.shape:
@@ -108,6 +108,10 @@ def _name(cohort: Path, file: Path) -> str:
 def _folder(cohort: Path) -> Path:
     """The cohort, or where the file lies that lists its scans."""
     return cohort.parent if cohort.is_file() else cohort
+
+
+def _counted(n: int, thing: str) -> str:
+    return f"{n} {thing}{'s'[: n != 1]}"
 
 
 def _ranges(ends: Sequence[tuple[float, float]]) -> str:
