@@ -453,10 +453,14 @@ def test_a_split_that_train_refuses_is_an_error(
 def test_files_of_a_table_are_shown_without_its_folder(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (root / "t.csv").write_text("image\nimagesTr/s00.nii.gz\nimagesTr/s01.nii.gz")
+    table = root / "t.csv"
+    table.write_text("image\nimagesTr/s00.nii.gz\nimagesTr/s01.nii.gz\nlost.nii")
     rewrite(root / "imagesTr" / "s01.nii.gz", nan)
-    assert main(["check", str(root / "t.csv")]) == 1
+    assert main(["check", str(table)]) == 1
     assert re.search(r"nan-or-inf +imagesTr/s01\.nii\.gz", capsys.readouterr().out)
+    (fault,) = (f for f in deepatlas.check(table).findings if f.kind == "layout")
+    assert fault.files == (table,)
+    assert fault.text.startswith("line 4: there is no image ")
 
 
 def test_copies_of_a_scan_in_two_parts(root: Path, tmp_path: Path) -> None:
