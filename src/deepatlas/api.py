@@ -32,6 +32,7 @@ def check(
     *,
     split: PathLike | None = None,
     annotated: PathLike | None = None,
+    ignore_value: int | None = None,
     json: PathLike | None = None,
     progress: Progress | None = None,
 ) -> CohortCheck:
@@ -43,6 +44,7 @@ def check(
     split : JSON with the lists "train", "validation" and "test"; then subjects that are in two of
         them are found.
     annotated : JSON of what was annotated in which scan; by default the cohort's annotations.json.
+    ignore_value : label value of voxels of which nothing is known, data.ignore_value in training.
     json : a file that gets the findings, for other programs.
 
     Returns
@@ -57,6 +59,7 @@ def check(
         Path(cohort),
         split=_path(split),
         annotated=_path(annotated),
+        ignore_value=ignore_value,
         progress=None if progress is None else partial(progress, "checking"),
     )
     if json is not None:

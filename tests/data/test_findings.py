@@ -433,6 +433,16 @@ def test_what_was_annotated_is_compared_with_the_label_maps(root: Path, tmp_path
     assert main(["check", str(root), "--annotated", str(said)]) == 0
 
 
+def test_an_ignored_value_is_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = plain(tmp_path, 3)
+    for path in (root / "labels").iterdir():
+        rewrite(path, lambda labels: np.where(labels == 3, np.int16(-7), labels))
+    assert main(["check", str(root)]) == 1
+    assert "data.ignore_value=-7" in capsys.readouterr().out
+    assert main(["check", str(root), "--ignore-value", "-7"]) == 0
+    assert deepatlas.check(root, ignore_value=-7).findings == ()
+
+
 def test_a_split_that_train_refuses_is_an_error(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,6 +33,12 @@ def add(subparsers: options.Subparsers) -> None:
     )
     options.add_annotated(parser)
     parser.add_argument(
+        "--ignore-value",
+        type=int,
+        metavar="N",
+        help="label value of voxels of which nothing is known (data.ignore_value in training)",
+    )
+    parser.add_argument(
         "--json", type=Path, metavar="findings.json", help="write all findings for other programs"
     )
 
@@ -46,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
             args.cohort,
             split=args.split,
             annotated=args.annotated,
+            ignore_value=args.ignore_value,
             json=args.json,
             progress=progress,
         )

@@ -174,7 +174,8 @@ def _value_faults(values: tuple[int, ...], path: Path) -> tuple[str, ...]:
         return (
             Fault(
                 f"{path}: negative label values ({shown}); expected 0 for background and "
-                "positive values for structures: renumber them",
+                "positive values for structures: renumber them, or, where they mark voxels of "
+                f"which nothing is known, train with data.ignore_value={negative[0]}",
                 "negative-labels",
             ),
         )

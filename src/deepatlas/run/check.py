@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deepatlas.data.check import find
+from deepatlas.data.config import DataConfig
 from deepatlas.data.findings import SEVERITIES, Finding, from_faults
 from deepatlas.data.survey import Survey, survey
 from deepatlas.errors import BadInput
@@ -76,6 +77,7 @@ def check(
     *,
     split: Path | None = None,
     annotated: Path | None = None,
+    ignore_value: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CohortCheck:
     """Look at every file of a cohort once and tell all that is found, errors and less.
@@ -85,6 +87,7 @@ def check(
     split : JSON with train, validation and test ids, instead of the cohort's own split; no subject
         may be in two of them.
     annotated : JSON of what was annotated in which scan, instead of the cohort's annotations.json.
+    ignore_value : label value of voxels of which nothing is known, beside that of the cohort.
     progress : called with the number of scans read and their total.
 
     Raises
@@ -92,6 +95,7 @@ def check(
     BadInput : the folder is missing, of no known layout, or holds no image.
     """
     scans = read_cohort(cohort, annotated)
+    scans = replace(scans, ignored=DataConfig(ignore_value=ignore_value).ignored(scans))
     parts, wrong = _parts(scans, split)
     facts = survey(scans, progress)
     said = [Finding("choice", note, (scans.root,)) for note in scans.notes]
