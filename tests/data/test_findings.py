@@ -473,6 +473,19 @@ def test_files_of_a_table_are_shown_without_its_folder(
     assert fault.text.startswith("line 4: there is no image ")
 
 
+def test_only_the_cohorts_own_folder_is_left_out_of_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = plain(tmp_path / "data", 2)
+    (root / "t.csv").write_text("image\nimages/s0.nii\n../mydata/lost.nii\n")
+    monkeypatch.chdir(root)
+    assert main(["check", "t.csv"]) == 1
+    assert "there is no image ../mydata/lost.nii;" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "data/t.csv"]) == 1
+    assert "there is no image ../mydata/lost.nii;" in capsys.readouterr().out
+
+
 def test_copies_of_a_scan_in_two_parts(root: Path, tmp_path: Path) -> None:
     copied(root / "imagesTr", root / "labelsTr", "s09.nii.gz")
     split = tmp_path / "s.json"

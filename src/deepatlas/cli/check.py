@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,7 +89,6 @@ def print_table(found: CohortCheck, at_most: int | None) -> None:
     table.add_column("severity", no_wrap=True)
     table.add_column("kind", no_wrap=True)
     table.add_column("file, what was found and what to do", overflow="fold")
-    beginning = f"{_folder(found.cohort)}{os.sep}"
     for kind in dict.fromkeys(finding.kind for finding in found.findings):
         alike = [finding for finding in found.findings if finding.kind == kind]
         for finding in alike[:at_most]:
@@ -96,7 +96,7 @@ def print_table(found: CohortCheck, at_most: int | None) -> None:
             table.add_row(
                 Text(finding.severity, style=COLOURS[finding.severity]),
                 Text(kind),
-                Text("\n").join([file, Text(finding.text.replace(beginning, ""))]),
+                Text("\n").join([file, Text(_short(found.cohort, finding.text))]),
             )
         if at_most is not None and len(alike) > at_most:
             more = f"and {len(alike) - at_most} more of this kind; -v or --json lists all"
@@ -110,6 +110,12 @@ def _name(cohort: Path, file: Path) -> str:
         return "the whole cohort"
     folder = _folder(cohort)
     return str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file)
+
+
+def _short(cohort: Path, text: str) -> str:
+    """The text, with paths as `_name` has them."""
+    beginning = re.escape(f"{_folder(cohort)}{os.sep}")
+    return re.sub(rf"(?<![^\s(]){beginning}", "", text)
 
 
 def _folder(cohort: Path) -> Path:
