@@ -244,7 +244,7 @@ PLANTED: list[tuple[str, Change, str, str]] = [
     ("second-file", lambda i, _, n: save(i / n[:-3], draw(99)[0]), "imagesTr/{}", "second image"),
     ("not-a-scan", lambda i, _, n: (i / f"{n}.xyz").write_text("?"), "imagesTr/{}.xyz", "convert"),
     ("fractional-labels", on_labels(lambda a: resampled(a, (0.5, 0, 0))), "labelsTr/{}", "nearest"),
-    ("empty-labels", on_labels(np.zeros_like), "labelsTr/{}", "remove the file"),
+    ("empty-labels", on_labels(np.zeros_like), "labelsTr/{}", "name in annotations.json what"),
     ("negative-labels", on_labels(lambda a: -a.astype("i2")), "labelsTr/{}", "renumber"),
     ("other-shape", on_labels(lambda a: a[:-1]), "labelsTr/{}", "25 x 20 x 23"),
     ("header-shift", lambda _, m, n: with_affine(m / n, shifted(0.3)), "labelsTr/{}", "0.3 mm"),
