@@ -30,8 +30,12 @@ def folds_percent(displacement: Tensor) -> float:
 
     Inner voxels are those one from the border, along axes of 3 voxels or more.
     """
-    determinant = jacobian_determinant(displacement)
-    inside = [slice(1, -1) if n > 2 else slice(None) for n in displacement.shape[2:]]
+    return folded_percent(jacobian_determinant(displacement))
+
+
+def folded_percent(determinant: Tensor) -> float:
+    """`folds_percent` of a determinant (B, *S) that is known already."""
+    inside = [slice(1, -1) if n > 2 else slice(None) for n in determinant.shape[1:]]
     box = (slice(None), *inside)
     inner = determinant[box]
     return 100.0 * float((~(inner > 0)).float().mean())
