@@ -74,7 +74,10 @@ def read_x5(path: Path) -> Affine | DisplacementField:
                 raise ValueError(f"it claims {claimed} bytes")
             kinds = [{name: str(node.attrs.get(name, "")) for name in _FIELD} for node in nodes]
             if kinds == [_LINEAR] and nodes[0].attrs.get("ArrayLength", 1) == 1:
-                return Affine(torch.from_numpy(nodes[0]["Transform"][()].astype(np.float64)))
+                matrix = torch.from_numpy(nodes[0]["Transform"][()].astype(np.float64))
+                if not bool(torch.linalg.inv(matrix).isfinite().all()):
+                    raise ValueError("a matrix without an inverse")
+                return Affine(matrix)
             if kinds == [_FIELD]:
                 return _field(nodes[0])
     except BadInput:
