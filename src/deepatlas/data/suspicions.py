@@ -209,8 +209,8 @@ def _file_notes(cohort: Cohort, facts: Survey) -> Iterator[Finding]:
                 apart = f"by up to {file.forms_mm:.1f} mm" if np.isfinite(file.forms_mm) else "much"
                 yield Finding(
                     "forms-differ",
-                    f"sform and qform differ {apart}; the sform is used here, ITK may place the "
-                    "scan by the qform: set both alike",
+                    f"sform and qform differ {apart} (without a qform: sform and pixdim); the "
+                    "sform is used here, ITK may place the scan by the other: set both alike",
                     (path,),
                     scan.id,
                 )
