@@ -31,6 +31,8 @@ def check(
     cohort: PathLike,
     *,
     split: PathLike | None = None,
+    annotated: PathLike | None = None,
+    ignore_value: int | None = None,
     json: PathLike | None = None,
     progress: Progress | None = None,
 ) -> CohortCheck:
@@ -41,6 +43,8 @@ def check(
     cohort : a folder as `train` takes it.
     split : JSON with the lists "train", "validation" and "test"; then subjects that are in two of
         them are found.
+    annotated : JSON of what was annotated in which scan; by default the cohort's annotations.json.
+    ignore_value : label value of voxels of which nothing is known, data.ignore_value in training.
     json : a file that gets the findings, for other programs.
 
     Returns
@@ -54,6 +58,8 @@ def check(
     found = check_folder(
         Path(cohort),
         split=_path(split),
+        annotated=_path(annotated),
+        ignore_value=ignore_value,
         progress=None if progress is None else partial(progress, "checking"),
     )
     if json is not None:

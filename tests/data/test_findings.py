@@ -17,6 +17,10 @@ import numpy as np
 import pytest
 import SimpleITK
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "io"))
+
+from dicom_files import write_series
+
 import deepatlas
 from deepatlas.cli import main
 from deepatlas.data.check import check_cohort
@@ -133,6 +137,15 @@ def shifted(mm: float) -> np.ndarray:
     return affine
 
 
+def lacking_a_slice(images: Path, labels: Path, name: str) -> None:
+    """A DICOM series in place of the scan."""
+    folder = images / name.removesuffix(".nii.gz")
+    scan = data_of(images / name)
+    write_series(folder, (scan / scan.max() * 4000).astype("u2"), AFFINE)
+    (images / name).unlink()
+    (folder / "im007.dcm").unlink()
+
+
 def turned(images: Path, labels: Path, name: str) -> None:
     c, s = np.cos(0.2), np.sin(0.2)
     turn = np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -224,13 +237,14 @@ PLANTED: list[tuple[str, Change, str, str]] = [
     ("constant-image", on_image(lambda a: np.full_like(a, 3)), "imagesTr/{}", "every voxel is 3"),
     ("single-slice", one_slice, "imagesTr/{}", "is 2-D, most scans are 3-D"),
     ("single-slice", one_slice_across_x, "imagesTr/{}", "is 2-D, most scans are 3-D"),
+    ("uneven-slices", lacking_a_slice, "imagesTr/s{n}", "1 missing between them"),
     ("label-without-image", renamed("S{n}.nii.gz"), "labelsTr/S{n}.nii.gz", "nearly its name"),
     ("label-without-image", renamed("s_{n}_seg.nii.gz"), "labelsTr/s_{n}_seg.nii.gz", "one name"),
     ("label-without-image", renamed("t9{n}.nii.gz"), "labelsTr/t9{n}.nii.gz", "or remove"),
     ("second-file", lambda i, _, n: save(i / n[:-3], draw(99)[0]), "imagesTr/{}", "second image"),
     ("not-a-scan", lambda i, _, n: (i / f"{n}.xyz").write_text("?"), "imagesTr/{}.xyz", "convert"),
     ("fractional-labels", on_labels(lambda a: resampled(a, (0.5, 0, 0))), "labelsTr/{}", "nearest"),
-    ("empty-labels", on_labels(np.zeros_like), "labelsTr/{}", "remove the file"),
+    ("empty-labels", on_labels(np.zeros_like), "labelsTr/{}", "name in annotations.json what"),
     ("negative-labels", on_labels(lambda a: -a.astype("i2")), "labelsTr/{}", "renumber"),
     ("other-shape", on_labels(lambda a: a[:-1]), "labelsTr/{}", "25 x 20 x 23"),
     ("header-shift", lambda _, m, n: with_affine(m / n, shifted(0.3)), "labelsTr/{}", "0.3 mm"),
@@ -254,8 +268,8 @@ PLANTED: list[tuple[str, Change, str, str]] = [
     ("mixed-spacings", coarse, ".", "1.2 x 1.5 x 2.2"),
     ("oblique", turned, ".", "by up to 11 degrees"),
 ]  # fmt: skip
-# what one scan cannot show: tested below, or (uneven-slices) with the reader that tells it
-ELSEWHERE = {"uneven-slices", "volume-among-slices", "split", "layout", "choice"}
+# what one scan cannot show: tested below
+ELSEWHERE = {"volume-among-slices", "split", "layout", "choice", "unlisted-structure"}
 
 
 def test_each_planted_fault_is_found_by_name_and_nothing_else(
@@ -362,6 +376,15 @@ def test_a_flip_is_suspected_without_names_and_without_labels(tmp_path: Path, la
     assert "likely, not certain" in finding.text
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_map_of_another_structure_hides_no_flip(tmp_path: Path) -> None:
+    plain(tmp_path, 10)
+    mirrored(tmp_path / "images", tmp_path / "labels", "s3.nii")
+    rewrite(tmp_path / "labels" / "s7.nii", lambda labels: (labels > 0) * np.uint8(9))
+    found = deepatlas.check(tmp_path).findings
+    assert [f.scan for f in found if f.kind == "flip-suspected"] == ["s3"]
+
+
 def test_names_of_the_wrong_side_in_all_scans_are_one_finding(root: Path) -> None:
     names = {**NAMES, "1": "ball_R", "2": "ball_L"}
     (root / "dataset.json").write_text(json.dumps({"labels": names}))
@@ -396,6 +419,71 @@ def test_faults_of_a_split_are_findings(root: Path, tmp_path: Path) -> None:
     findings = deepatlas.check(root, split=split).findings
     assert [(f.kind, f.files) for f in findings] == [("split", (split,))] * 2
     assert kinds(root, split=tmp_path / "none.json") == ["split"]
+
+
+def test_what_was_annotated_is_compared_with_the_label_maps(root: Path, tmp_path: Path) -> None:
+    for name in ("s03", "s04"):
+        rewrite(root / "labelsTr" / f"{name}.nii.gz", lambda labels: labels * (labels != 3))
+    assert kinds(root) == ["missing-structure"] * 2
+    said = tmp_path / "said.json"
+    said.write_text(json.dumps({"s03": [1, 2], "s04": ["Left ball", 22]}))
+    (finding,) = deepatlas.check(root, annotated=said).findings
+    assert (finding.kind, finding.scan) == ("unlisted-structure", "s04")
+    assert "holds 2 (Right ball), and" in finding.text
+    assert main(["check", str(root), "--annotated", str(said)]) == 0
+
+
+def test_an_ignored_value_is_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = plain(tmp_path, 3)
+    for path in (root / "labels").iterdir():
+        rewrite(path, lambda labels: np.where(labels == 3, np.int16(-7), labels))
+    assert main(["check", str(root)]) == 1
+    assert "data.ignore_value=-7" in capsys.readouterr().out
+    assert main(["check", str(root), "--ignore-value", "-7"]) == 0
+    assert deepatlas.check(root, ignore_value=-7).findings == ()
+
+
+def test_a_split_that_train_refuses_is_an_error(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "labelsTr" / "s04.nii.gz").unlink()
+    table = root / "t.csv"
+    rows = [f"imagesTr/s0{n}.nii.gz,labelsTr/s0{n}.nii.gz,train" for n in range(3)]
+    table.write_text("\n".join(["image,labels,split", *rows, "imagesTr/s04.nii.gz,,val"]))
+    (finding,) = deepatlas.check(table).findings
+    assert (finding.kind, finding.files) == ("split", (table,))
+    assert "validation scans need labels, and s04 have none" in finding.text
+    table.write_text(table.read_text().replace(",train", ",test").replace(",val", ",test"))
+    assert kinds(table) == ["split"]
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"train": ["s00"], "validation": ["s04"]}))
+    assert kinds(root, split=split) == ["split"]
+
+
+def test_files_of_a_table_are_shown_without_its_folder(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = root / "t.csv"
+    table.write_text("image\nimagesTr/s00.nii.gz\nimagesTr/s01.nii.gz\nlost.nii")
+    rewrite(root / "imagesTr" / "s01.nii.gz", nan)
+    assert main(["check", str(table)]) == 1
+    assert re.search(r"nan-or-inf +imagesTr/s01\.nii\.gz", capsys.readouterr().out)
+    (fault,) = (f for f in deepatlas.check(table).findings if f.kind == "layout")
+    assert fault.files == (table,)
+    assert fault.text.startswith("line 4: there is no image ")
+
+
+def test_only_the_cohorts_own_folder_is_left_out_of_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = plain(tmp_path / "data", 2)
+    (root / "t.csv").write_text("image\nimages/s0.nii\n../mydata/lost.nii\n")
+    monkeypatch.chdir(root)
+    assert main(["check", "t.csv"]) == 1
+    assert "there is no image ../mydata/lost.nii;" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "data/t.csv"]) == 1
+    assert "there is no image ../mydata/lost.nii;" in capsys.readouterr().out
 
 
 def test_copies_of_a_scan_in_two_parts(root: Path, tmp_path: Path) -> None:

@@ -159,6 +159,8 @@ def test_an_empty_map_is_no_fault_where_it_is_said_what_was_annotated(cohort: Co
 def test_settings_are_checked() -> None:
     with pytest.raises(BadInput, match="ignore_value: 0 is the background"):
         DataConfig(ignore_value=0)
+    with pytest.raises(BadInput, match=r"ignore_value: \d+ is the background or beyond 64"):
+        DataConfig(ignore_value=10**30)
     with pytest.raises(BadInput, match=r"data\.label_groups: the label value 5 stands in two"):
         DataConfig(label_groups=(*GROUPS, LabelGroup(9, "again", (5,))))
 

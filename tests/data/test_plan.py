@@ -147,6 +147,15 @@ def test_too_many_voxels_make_the_grid_coarser(cohort: Cohort) -> None:
     assert (same.shape, same.notes) == ((40, 32, 16), ())
 
 
+def test_the_histogram_is_that_of_a_scan_which_may_be_looked_at(cohort: Cohort) -> None:
+    config = DataConfig(match_histograms=True)
+    alone = Cohort(cohort.root, (cohort.by_id("c"),))
+    assert (
+        make_plan(cohort, config, references=["c"]).histogram == make_plan(alone, config).histogram
+    )
+    assert make_plan(cohort, config).histogram != make_plan(alone, config).histogram
+
+
 def test_json_and_hash(cohort: Cohort) -> None:
     named = Cohort(cohort.root, cohort.subjects, {4: "Thalamus"}, {"all": (4, 300)})
     plan = make_plan(named, DataConfig(match_histograms=True, max_voxels=9999))

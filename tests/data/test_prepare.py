@@ -12,13 +12,9 @@ import pytest
 import torch
 
 from deepatlas.data.intensity import scale
-from deepatlas.data.prepare import (
-    Plan,
-    PreparedScan,
-    classes_to_labels,
-    place,
-    prepare,
-)
+from deepatlas.data.labels import classes_to_labels
+from deepatlas.data.plan import Plan
+from deepatlas.data.prepare import PreparedScan, place, prepare
 from deepatlas.errors import BadInput
 from deepatlas.io.images import read_image, read_labels
 from deepatlas.io.subject import Subject

@@ -154,6 +154,14 @@ def test_scans_that_were_exchanged_are_noticed(registered: Path, tmp_path: Path)
         warp(transform, image=b, onto=a, out=tmp_path / "out")
     with pytest.raises(BadInput, match=r"a\.nii\.gz: is the scan .*leave out --inverse"):
         warp(transform, image=a, onto=b, out=tmp_path / "out", inverse=True)
+    write_labels(tmp_path / "labels.nii.gz", Volume(torch.ones(9, 9, 9).long(),
+                 Geometry.axis_aligned((9, 9, 9), (1.0, 1.0, 1.0))), "uint8")  # fmt: skip
+    with pytest.raises(BadInput, match=r"a\.nii\.gz: is the scan that points end at.*add --inv"):
+        warp(transform, labels=tmp_path / "labels.nii.gz", onto=a, out=tmp_path / "out")
+    with pytest.raises(BadInput, match=r"b\.nii\.gz: is the scan that points start from"):
+        warp([registered / "a-onto-b/affine.mat"], image=b, onto=b, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    warp(transform, image=a, onto=a, out=tmp_path / "own-grid")
     warp(transform, image=b, onto=a, out=tmp_path / "back", inverse=True)
     warp(transform, image=a, onto=b, out=tmp_path / "there")
     moved = read_image(tmp_path / "there/a.nii.gz").data
@@ -245,7 +253,24 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_bytes(b"\xff\xfex\x00")
     with pytest.raises(BadInput, match=r"bad\.csv: not a CSV file"):
         warp([t], points=tmp_path / "bad.csv", out=out)
+    halves = Volume(torch.full((3, 3, 3), 0.5), Geometry((3, 3, 3), torch.eye(4)))
+    write_image(tmp_path / "halves.nii.gz", halves)
+    with pytest.raises(BadInput, match="27 of 27 label voxels are fractions"):
+        warp([t], image=a, labels=tmp_path / "halves.nii.gz", onto=a, out=out)
     assert not out.exists()
+
+
+def test_a_field_that_leads_far_away_has_no_inverse(tmp_path: Path) -> None:
+    """One damaged step would make the box of the inverse fill the memory."""
+    grid = Geometry.axis_aligned((9, 9, 9), (1.0, 1.0, 1.0))
+    marks = write_csv(tmp_path / "marks.csv", torch.zeros(1, 3))
+    for far in (3e3, 1e30):
+        steps = torch.zeros(3, 9, 9, 9)
+        steps[:, 4, 4, 4] = far
+        write_transform(tmp_path / "t.h5", DisplacementField(steps, grid))
+        with pytest.raises(BadInput, match=r"t\.h5: some steps of its field lead far away"):
+            warp([tmp_path / "t.h5"], points=marks, out=tmp_path / "out", inverse=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_slices(tmp_path: Path) -> None:

@@ -102,6 +102,18 @@ def test_more_scans_come_into_the_same_derivative(run: RunFolder, raw: Path) -> 
     }
 
 
+def test_the_segmentation_of_another_scan_is_not_replaced(run: RunFolder, raw: Path) -> None:
+    other = raw / "sub-02" / "anat" / "sub-02_acq-x_T2w.nii.gz"
+    write_scan(other, oblique(3))
+    out = raw / "derivatives" / "deepatlas"
+    for _ in range(2):  # of the same scan it is
+        segment(run, images(raw), out=out, bids=True)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(BadInput, match=r"another scan, bids:source:sub-02.*_T1w\.nii\.gz; give"):
+        segment(run, [other], out=out, bids=True)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

@@ -325,6 +325,8 @@ def test_default_pairs() -> None:
         ("3", "1"), ("1", "3"), ("2", "1"), ("1", "2"), ("3", "2"), ("2", "3"),
     ]  # fmt: skip
     assert default_pairs(["1"], 40) == []
+    many = [f"{i:06d}" for i in range(100_000)]  # of which there are too many pairs to list
+    assert default_pairs(many, 2) == [("099999", "000000"), ("099998", "000001")]
     many = default_pairs([f"{i:03d}" for i in range(40)], 100)
     assert len(set(many)) == len(many) == 100
     assert many[:40] == [(f"{39 - i:03d}", f"{i:03d}") for i in range(40)]
@@ -358,6 +360,16 @@ def test_a_scan_of_a_person_that_was_seen_is_seen(cohort: Path) -> None:
     seen = scans_seen(split, replace(scans, subjects=twins), found)
     assert seen == {"a": "train", "b": "", "c": "", "d": "train"}
     assert scans_seen(split, scans, found)["d"] == ""
+
+
+def test_a_copy_of_a_scan_that_was_seen_is_seen(cohort: Path) -> None:
+    copied = (cohort / "images" / "a.nii.gz").read_bytes()
+    (cohort / "images" / "d.nii.gz").write_bytes(copied)
+    scans = read_cohort(cohort)
+    found = survey(scans)
+    content = {name: facts.image.digest for name, facts in found.items()}
+    split = {**SPLIT, "test": [], "cohort": str(cohort), "content": content}
+    assert scans_seen(split, scans, found) == {"a": "train", "b": "", "c": "", "d": "train"}
 
 
 def test_faults_of_a_pairs_file_are_listed_together(tmp_path: Path, cohort: Path) -> None:

@@ -32,9 +32,10 @@ from test_session import (
 )
 
 from deepatlas.errors import BadInput
-from deepatlas.inference.chain import warp
+from deepatlas.inference.chain import convert, warp
 from deepatlas.inference.register import register
 from deepatlas.inference.segment import segment
+from deepatlas.inference.volume_change import jacobian
 from deepatlas.io.images import read_image, read_labels, write_image, write_labels
 from deepatlas.spatial.geometry import Geometry, Volume
 
@@ -299,6 +300,8 @@ def test_the_written_inverse_leads_back(tmp_path: Path) -> None:
     assert np.mean(apart[0]) < 0.02
     assert len(apart[1]) > 20
     assert np.mean(apart[1]) < 0.1  # interpolated once more
+    said = json.loads(result.record.read_text())["parts"]
+    assert set(said) == {file.name for file in result.files} - {"moved.nii.gz", "transform.json"}
 
 
 def test_the_affine_part_and_the_record(tmp_path: Path) -> None:
@@ -368,3 +371,8 @@ def test_forms_that_disagree_are_said(tmp_path: Path, caplog: pytest.LogCaptureF
     assert len(said) == 3
     for words in said:
         assert words.startswith(f"{paths['fixed']}: sform and qform differ by up to")
+    caplog.clear()
+    maps = [result.transform_file]
+    jacobian(maps, onto=paths["fixed"], out=tmp_path / "w2")
+    convert(maps, fixed=paths["fixed"], out=tmp_path / "t.nii.gz")
+    assert caplog.text.count("sform and qform differ by up to") == 2

@@ -19,7 +19,7 @@ from deepatlas.errors import BadInput
 from deepatlas.inference.volume_change import jacobian
 from deepatlas.io.images import read_image, write_labels
 from deepatlas.io.transforms import write_transform
-from deepatlas.spatial.geometry import Volume
+from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.transform import Affine, Composite, DisplacementField
 
 
@@ -57,7 +57,7 @@ def test_an_affine_map_has_its_determinant_everywhere(d: int, tmp_path: Path) ->
             count = int((labels == int(row["label"])).sum())
             assert int(row["voxels"]) == count
             assert float(row["volume_mm3"]) == pytest.approx(count * cell, rel=1e-4)
-            assert float(row["moving_volume_mm3"]) == pytest.approx(count * cell * value, rel=1e-3)
+            assert float(row["mapped_volume_mm3"]) == pytest.approx(count * cell * value, rel=1e-3)
             assert float(row["change_percent"]) == pytest.approx(100 * (value - 1), abs=0.1)
             assert row["folded_voxels"] == "0"
 
@@ -115,3 +115,12 @@ def test_labels_of_another_grid(tmp_path: Path) -> None:
             labels=tmp_path / "labels.nii.gz", out=tmp_path / "out",
         )  # fmt: skip
     assert not (tmp_path / "out").exists()
+
+
+def test_folds_of_a_thin_scan(tmp_path: Path) -> None:
+    """Two slices have no voxel inside along one axis; there is a share of folds all the same."""
+    grid = Geometry.axis_aligned((7, 6, 2), (1.0, 1.0, 4.0))
+    write_transform(tmp_path / "t.h5", Affine.identity(3))
+    write_scan(tmp_path / "fixed.nii.gz", grid)
+    result = jacobian([tmp_path / "t.h5"], onto=tmp_path / "fixed.nii.gz", out=tmp_path / "out")
+    assert result.folds_percent == 0

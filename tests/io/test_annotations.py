@@ -65,11 +65,11 @@ def test_wrong_entries_are_faults_of_the_cohort(root: Path, entries: object, why
     first, second = cohort.faults
     assert first.startswith(f"{root / 'annotations.json'}: a: ")
     assert why in first
-    assert "names 'z', and there is no such scan" in second
+    assert "names 'z', and there is no such scan; expected a file name" in second
     assert cohort.by_id("b").annotated == (1,)
 
 
-@pytest.mark.parametrize("content", ["{broken", "[1]", '"text"'])
+@pytest.mark.parametrize("content", ["{broken", "[1]", '"text"', "[" * 100_000])
 def test_a_file_that_cannot_be_read_is_refused(root: Path, content: str) -> None:
     say(root / "annotations.json", content)
     with pytest.raises(BadInput, match=r"annotations\.json: (cannot be read|expected)"):

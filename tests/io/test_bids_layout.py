@@ -188,6 +188,7 @@ def test_names_of_labels_come_from_all_tables_that_hold(make: Make) -> None:
         ("", "expected the columns index and name"),
         ("index,label\n1,Left\n", "expected the columns index and name, got index,label"),
         ("index\tname\none\tLeft\n", "line 2: the index is 'one'"),
+        (f"index\tname\n{'9' * 5000}\tLeft\n", "line 2: the index is '999"),
         ("index\tname\n1\tLeft\n1\tRight\n", "line 3: label 1 is named twice"),
         ("index\tname\n1\tLeft\tx\n", "line 2: has 3 cells"),
     ],

@@ -231,6 +231,7 @@ def test_one_image_is_a_slice(tmp_path: Path) -> None:
 def test_names_and_what_lies_beside(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "sub-01.visit2", numbers(), oblique())
     (folder / "notes.txt").write_text("beside")
+    (folder / "T1.nii.gz").write_bytes(b"what dcm2niix made of it")
     (folder / ".hidden").write_text("beside")
     (folder / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
     (folder / "more").mkdir()

@@ -160,6 +160,41 @@ def test_what_cannot_be_converted_is_said(scans: dict[str, Path], tmp_path: Path
     assert not (tmp_path / "t.h5").exists()
 
 
+@pytest.mark.parametrize("form", FOREIGN)
+def test_maps_and_scans_of_other_dimensions(
+    form: str, scans: dict[str, Path], tmp_path: Path
+) -> None:
+    slices = {name: tmp_path / f"{name}_slice.nii.gz" for name in scans}
+    for path in slices.values():
+        write_image(path, Volume(torch.zeros(5, 6), Geometry.axis_aligned((5, 6), (1.0, 1.0))))
+    write_transform(tmp_path / "flat.tfm", Affine.identity(2))
+    write_transform(tmp_path / "space.tfm", Affine.identity(3))
+    out = tmp_path / "out" / "t.nii.gz"
+    for name, pair in (
+        ("flat", scans), ("space", slices), ("space", {**scans, "moving": slices["moving"]}),
+    ):  # fmt: skip
+        with pytest.raises(BadInput, match="dimensions"):
+            convert([tmp_path / f"{name}.tfm"], out=out, write_as=form, **pair)
+    assert not out.parent.exists()
+
+
+def test_files_of_a_prefix_are_not_overwritten(scans: dict[str, Path], tmp_path: Path) -> None:
+    write_transform(tmp_path / "affine.tfm", Affine.identity(3))
+    convert([tmp_path / "affine.tfm"], out=tmp_path / "p_", write_as="ants", **scans)
+    with pytest.raises(BadInput, match=r"p_1Warp\.nii\.gz: would be overwritten"):
+        convert([tmp_path / "p_"], out=tmp_path / "p_1Warp.nii.gz", read_as="ants", **scans)
+
+
+def test_files_of_other_families_are_told_how_to_read(
+    scans: dict[str, Path], tmp_path: Path
+) -> None:
+    write_transform(tmp_path / "affine.tfm", Affine.identity(3))
+    for form, name in (("fsl", "flirt.mat"), ("learn2reg", "disp_0001_0002.nii.gz")):
+        convert([tmp_path / "affine.tfm"], out=tmp_path / name, write_as=form, **scans)
+        with pytest.raises(BadInput, match=f"--from {form}"):
+            read_transform(tmp_path / name)
+
+
 def chain(fixed: Geometry, moving: Geometry) -> Composite:
     """A field between two affine maps, as `register` finds them."""
     turn = torch.eye(4).double()
@@ -220,3 +255,12 @@ def test_other_files_are_no_x5(tmp_path: Path) -> None:
     (tmp_path / "t.h5").rename(tmp_path / "t.x5")
     with pytest.raises(BadInput, match=r"t\.x5: (holds|damaged)"):
         read_transform(tmp_path / "t.x5")
+
+
+def test_an_x5_matrix_without_inverse(tmp_path: Path) -> None:
+    matrix = torch.eye(4).double()
+    for number in (0.0, float("nan")):
+        matrix[0, 0] = number
+        write_transform(tmp_path / "t.x5", Affine(matrix), grid(1))
+        with pytest.raises(BadInput, match=r"t\.x5: damaged"):
+            read_transform(tmp_path / "t.x5")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,26 @@ def test_what_is_not_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="give the scan that it starts from"):
         write_transform(tmp_path / "t.nii.gz", chain(3))
     assert [file.name for file in tmp_path.iterdir()] == ["spline.h5"]
+
+
+@pytest.mark.parametrize("ending", [".h5", ".x5"])
+def test_damaged_texts_in_hdf5_neither_hang_nor_crash(ending: str, tmp_path: Path) -> None:
+    """HDF5 itself never returns from some of these, and ends the process at the last."""
+    grid, path = oblique(3), tmp_path / f"a{ending}"
+    field = DisplacementField(smooth(grid), grid)
+    write_transform(path, Composite([some_affine(3), field]), grid)
+    content = path.read_bytes()
+    words = [b"AffineTransform", b"DisplacementFieldTransform"]
+    places = [content.index(word) - 8 for word in (words if ending == ".h5" else [b"nonlinear"])]
+    damaged = []
+    for at in places:  # where the length of the text stands
+        damaged += [content[:at] + bytes([value]) + content[at + 1 :] for value in (0, 1, 255)]
+    if ending == ".h5":
+        damaged.append(content.replace(b"\x19\x01\x00\x00\x10", b"\x19\x7f\x00\x00\x10"))
+    read = 0
+    for file in damaged:
+        path.write_bytes(file)
+        with suppress(BadInput):
+            read_transform(path)
+            read += 1
+    assert read < len(damaged)

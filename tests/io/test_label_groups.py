@@ -54,6 +54,7 @@ def test_a_path_with_a_colon(tmp_path: Path) -> None:
     ("content", "why"),
     [
         ("{broken", "cannot be read as JSON"),
+        ("[" * 100_000, "cannot be read as JSON (nested without end)"),
         ({}, "holds no group"),
         ([], "holds no group"),
         ({"ignore": [3]}, "holds no group"),
@@ -61,6 +62,7 @@ def test_a_path_with_a_colon(tmp_path: Path) -> None:
         ({"a": 1}, "expected groups"),
         ({"a": ["x"]}, "'x' is no integer"),
         ({"a": [True]}, "True is no integer"),
+        ({"a": [2**63]}, "9223372036854775808 is no integer of 64 bits"),
         ([{"name": "a"}], "expected groups"),
         ([{"id": "1", "name": "a", "values": [1]}], "'1' is no integer"),
         ({"a": []}, "group 'a': expected label values other than 0"),

@@ -126,6 +126,12 @@ def test_several_channels_are_a_fault(make: Make) -> None:
     assert "further channel of scan 'x'" in fault
 
 
+def test_numbered_scans_are_no_channels(make: Make) -> None:
+    names = [f"x_000{n}.nii.gz" for n in range(4)]
+    cohort = read_cohort(make("decathlon", names, names[:2]))
+    assert (len(cohort.labelled), cohort.faults) == (2, ())
+
+
 def test_label_names_of_the_decathlon(make: Make) -> None:
     labels = {"0": "background", "2": "Posterior", "1": "Anterior", "40000000": "Far"}
     cohort = read_cohort(make("decathlon", ["a.nii"], dataset={"labels": labels}))
@@ -159,6 +165,7 @@ def test_the_ignore_label_is_no_structure(make: Make, labels: object) -> None:
         ({"labels": {"a": []}}, "the label entry"),
         ({"labels": {"a": None}}, "the label entry"),
         ({"labels": {"one": "a"}}, "the label entry"),
+        ({"labels": {"ignore": 10**30}}, "the label entry"),
         ({"labels": {"a": 1, "ignore": 0}}, "`ignore` label is 0"),
     ],
 )

@@ -81,7 +81,7 @@ def test_scans_labels_names_and_pairs(name: str, write: Write) -> None:
         "train": ("BRAIN_0001", "BRAIN_0002", "BRAIN_0003"),
         "test": ("BRAIN_0004", "BRAIN_0005"),
     }
-    assert cohort.notes == ("2 scans of the registration pairs are the test part",)
+    assert cohort.notes == ("2 scans of the subjects in registration pairs are the test part",)
     assert read_cohort(root / name).subjects == cohort.subjects
     split = make_split(cohort, split=None, labelled="all", seed=0)
     assert (split["test"], split["validation"]) == (["BRAIN_0004", "BRAIN_0005"], [])
@@ -105,6 +105,16 @@ def test_two_modalities_of_a_subject(write: Write) -> None:
     assert cohort.label_names == {1: "Liver", 2: "Spleen"}
     assert cohort.pairs == (("AB_0002_0001", "AB_0002"),)
     assert "several modalities (CT, MR)" in cohort.notes[0]
+
+
+def test_other_scans_of_held_out_subjects_are_held_out_too(write: Write) -> None:
+    content = brains()
+    content["training"] += [entry("BRAIN_0004_0001"), entry("BRAIN_0001_0001")]
+    cohort = read_cohort(write(content))
+    assert cohort.faults == ()
+    split = make_split(cohort, split=None, labelled="all", seed=0)
+    assert split["test"] == ["BRAIN_0004", "BRAIN_0004_0001", "BRAIN_0005"]
+    assert "BRAIN_0001_0001" in split["train"]
 
 
 @pytest.mark.parametrize(

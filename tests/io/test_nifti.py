@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import gzip
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 import torch
 
 from deepatlas.errors import BadInput
-from deepatlas.io.header import forms_differ_mm
+from deepatlas.io.header import forms_differ_mm, say_if_forms_differ
 from deepatlas.io.images import (
     read_geometry,
     read_header,
@@ -102,7 +103,6 @@ def test_a_single_volume_of_more_axes_is_squeezed(tmp_path: Path, shape: tuple[i
 
 
 def test_the_sform_counts_then_the_qform_then_what_itk_does(tmp_path: Path) -> None:
-    sitk = pytest.importorskip("SimpleITK")
     image = nib.Nifti1Image(numbers(), None)
     image.header.set_sform(oblique(), 1)
     image.header.set_qform(np.diag([2.0, 3, 4, 1]), 1)
@@ -121,6 +121,45 @@ def test_the_sform_counts_then_the_qform_then_what_itk_does(tmp_path: Path) -> N
     lps = np.array(itk.TransformIndexToPhysicalPoint(index))
     ours = read_geometry(tmp_path / "none.nii").to_mm(torch.tensor(index))
     np.testing.assert_allclose(ours, lps * (-1, -1, 1))
+
+
+def test_a_voxel_size_that_the_sform_has_not_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a qform, ITK takes the directions of the sform and the size that stands beside it."""
+    image = nib.Nifti1Image(numbers(), None)
+    image.header.set_sform(oblique(), 1)
+    image.header["pixdim"][1:4] = np.linalg.norm(oblique()[:3, :3], axis=0)
+    assert forms_differ_mm(image.header) < 1e-4
+    image.header["pixdim"][2] += 1
+    image.to_filename(tmp_path / "a.nii")
+    header = read_header(tmp_path / "a.nii")
+    last = tuple(n - 1 for n in numbers().shape)
+    itk = np.array(sitk.ReadImage(str(tmp_path / "a.nii")).TransformIndexToPhysicalPoint(last))
+    ours = read_geometry(tmp_path / "a.nii").to_mm(torch.tensor(last)).numpy()
+    assert forms_differ_mm(header) == pytest.approx(
+        np.linalg.norm(ours - itk * (-1, -1, 1)), abs=1e-3
+    )
+    say_if_forms_differ(header, "a.nii")
+    assert "a.nii: sform and voxel size (pixdim) differ by up to" in caplog.text
+
+
+def test_axes_that_itk_does_not_read_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for shear, is_read in ((1e-4, True), (1e-3, False)):
+        affine = np.diag([2.0, 2.0, 2.0, 1.0])
+        affine[0, 1] = 2 * shear
+        image = nib.Nifti1Image(numbers(), None)
+        image.header.set_sform(affine, 1)
+        image.header["pixdim"][1:4] = 2
+        image.to_filename(tmp_path / "a.nii")
+        itk = nullcontext() if is_read else pytest.raises(RuntimeError, match="orthonormal")
+        with itk:
+            sitk.ReadImage(str(tmp_path / "a.nii"))
+        caplog.clear()
+        say_if_forms_differ(read_header(tmp_path / "a.nii"), "a.nii")
+        assert ("not at right angles" in caplog.text) is not is_read
 
 
 @pytest.mark.parametrize(("unit", "length_mm"), [("meter", 1000), ("micron", 0.001)])
@@ -178,7 +217,6 @@ def test_a_sheared_grid_has_no_qform(tmp_path: Path) -> None:
 def test_what_is_written_is_read_by_us_nibabel_and_itk(
     tmp_path: Path, flip: tuple[int, int, int]
 ) -> None:
-    sitk = pytest.importorskip("SimpleITK")
     data = torch.from_numpy(numbers("float32")) / 7
     volume = Volume(data, Geometry(SHAPE, torch.from_numpy(oblique(flip))))
     path = tmp_path / "a.nii.gz"

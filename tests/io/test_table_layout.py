@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves it out
+
+from dicom_files import write_series
 
 from deepatlas.errors import BadInput
 from deepatlas.io.layouts import read_cohort
@@ -148,6 +154,17 @@ notes.txt,,train
         (8, "notes.txt is not a scan by its name"),
     ]:
         assert [f for f in cohort.faults if f", line {line}: " in f and why in f], (line, why)
+
+
+def test_dicom_folders_are_scans(write: Write, tmp_path: Path) -> None:
+    for person in ("p1", "p2"):
+        write_series(tmp_path / person / "t1", np.ones((4, 3, 2), "u2"), np.eye(4))
+    cohort = read_cohort(write("image,labels\np1/t1,seg/a.nii.gz\np2/t1/,\nimg,\n"))
+    assert [(s.id, s.image) for s in cohort.subjects] == [
+        (f"{person}_t1", tmp_path / person / "t1") for person in ("p1", "p2")
+    ]
+    (fault,) = cohort.faults
+    assert "line 4: img is a folder without DICOM files; expected" in fault
 
 
 def test_two_scans_that_would_have_one_id(write: Write, tmp_path: Path) -> None:

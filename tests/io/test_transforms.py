@@ -193,6 +193,17 @@ def test_files_that_are_no_field_are_refused(
         read_displacement(tmp_path / "t.nii.gz")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_steps_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    steps = np.zeros((4, 5, 6, 1, 3), "f4")
+    steps[1, 2, 3] = value
+    image = nib.Nifti1Image(steps, np.eye(4))
+    image.header["intent_code"] = 1007
+    image.to_filename(tmp_path / "t.nii.gz")
+    with pytest.raises(BadInput, match=r"t\.nii\.gz: has steps that are NaN or infinite"):
+        read_displacement(tmp_path / "t.nii.gz")
+
+
 def test_transforms_are_not_changed_by_writing(tmp_path: Path) -> None:
     fixed = grid(3, (1, 1, 1))
     field: Transform = smooth_field(fixed)

@@ -119,6 +119,23 @@ def test_interrupted_and_resumed_it_is_the_same_run(partial: Path, tmp_path: Pat
     assert run.split["annotated"] == {"s02": [KEPT], "s03": [PARTLY]}
 
 
+def test_structures_that_no_label_map_teaches_are_told(
+    partial: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    groups = tmp_path / "groups.json"
+    groups.write_text(json.dumps({"kept": [KEPT], "lost": [77]}))
+    few = {"training__steps": 1, "data__ignore_value": IGNORED}
+    train_tiny(partial, tmp_path / "one", "segmentation", few, label_groups=groups)
+    assert "of the 4 label maps that training uses none has lost, annotated there" in caplog.text
+    groups.write_text(json.dumps({"lost": [77]}))
+    said = tmp_path / "said.json"
+    said.write_text(json.dumps({f"s{n:02d}": [77] for n in range(4)}))
+    for name, options in (("groups", {"label_groups": groups}), ("said", {"annotated": said})):
+        with pytest.raises(BadInput, match="label maps that training uses none has"):
+            train_tiny(partial, tmp_path / name, "segmentation", few, **options)
+        assert not (tmp_path / name / "config.yaml").exists()
+
+
 def test_other_annotations_are_another_run(partial: Path, tmp_path: Path) -> None:
     short = {**PIECES, "training__steps": 2}
     train_tiny(partial, tmp_path / "run", "da", short)

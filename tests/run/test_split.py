@@ -93,6 +93,7 @@ def test_ids_may_hold_spaces(tmp_path: Path) -> None:
     [
         (None, r"split\.json: cannot be read"),
         ("{", r"split\.json: cannot be read as JSON"),
+        ("[" * 100_000, r"split\.json: cannot be read as JSON"),
         ("[]", r"expected \{\"train\""),
         ({"validation": ["s01"]}, r"at least one of them in train"),
         ({"train": []}, r"at least one of them in train"),

@@ -9,10 +9,10 @@ import torch
 from small import CLASSES, batch, make_networks, make_scans
 from torch import Tensor, nn
 
-from deepatlas.data.augment import Augmentation
-from deepatlas.data.batches import Batch, Batches, Scans
+from deepatlas.data.augment import Augmentation, View
+from deepatlas.data.batches import Batch, Batches, Scans, one_hot
 from deepatlas.data.prepare import PreparedScan
-from deepatlas.losses.overlap import SoftDice
+from deepatlas.losses.overlap import DiceCE, SoftDice
 from deepatlas.networks.registration.base import Deformation
 from deepatlas.training.tasks.base import Context, Task
 from deepatlas.training.tasks.joint import Joint, agreed
@@ -87,6 +87,30 @@ def test_the_ignored_get_no_gradient_in_the_supervised_loss(ndim: int) -> None:
     assert (gradient[1][:, away] == 0).all()
     assert (gradient[1][:, ~away] != 0).any(dim=0).all()
     assert (gradient[0] != 0).any(dim=0).all()
+
+
+@pytest.mark.parametrize("role", ["scan", "fixed"])
+def test_a_mirrored_scan_was_annotated_on_the_other_side(ndim: int, role: str) -> None:
+    """Of left and right only the left was annotated: mirrored, it is the right that is known."""
+    scan, other = make_scans(ndim, 2, labelled=1)
+    assert scan.labels is not None
+    left = replace(
+        scan, labels=scan.labels * (scan.labels == 1), present=torch.tensor([True, False])
+    )
+    network = Fixed(1, scan.image.shape[1:])
+    task: Task
+    if role == "scan":
+        task = make_task(Segmentation(augment=None), ndim, segmentation=network)
+        drawn = batch(scan=[left])
+    else:
+        config = Joint(**{**FORWARD, "supervised_weight": 0.0}, anatomy="dice_ce", batch=1)
+        task = make_task(config, ndim, segmentation=network, registration=Shift(0.0))
+        drawn = batch(scan=[left], moving=[left], fixed=[other])
+    view = replace(View.plain(scan.image[None]), flipped=torch.tensor([True]), flip_pairs=((1, 2),))
+    loss = task(replace(drawn, views={role: view}), 0).total / (1 if role == "scan" else 3)
+    right = one_hot((left.labels * 2)[None].long(), CLASSES)
+    expected = DiceCE()(network.logits.softmax(dim=1), right, torch.tensor([[False, True]]))
+    torch.testing.assert_close(loss, expected)
 
 
 @pytest.mark.parametrize("config", [FORWARD, BACKWARD], ids=["to fixed", "from moving"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,9 +26,18 @@ def add(subparsers: options.Subparsers) -> None:
         epilog="Errors keep `train` from its first step; warnings are worth a look; notes need "
         "nothing. Exit code: 0 without errors, 1 with errors, 2 where COHORT cannot be looked at.",
     )  # fmt: skip
-    parser.add_argument("cohort", type=Path, metavar="COHORT", help="the folder of scans")
+    parser.add_argument(
+        "cohort", type=Path, metavar="COHORT", help="the folder, or the file that lists scans"
+    )
     parser.add_argument(
         "--split", type=Path, metavar="split.json", help="look for subjects in two of its parts"
+    )
+    options.add_annotated(parser)
+    parser.add_argument(
+        "--ignore-value",
+        type=int,
+        metavar="N",
+        help="label value of voxels of which nothing is known (data.ignore_value in training)",
     )
     parser.add_argument(
         "--json", type=Path, metavar="findings.json", help="write all findings for other programs"
@@ -39,19 +49,26 @@ def run(args: argparse.Namespace) -> int:
     from deepatlas import api
 
     with console.progress() as progress:
-        found = api.check(args.cohort, split=args.split, json=args.json, progress=progress)
+        found = api.check(
+            args.cohort,
+            split=args.split,
+            annotated=args.annotated,
+            ignore_value=args.ignore_value,
+            json=args.json,
+            progress=progress,
+        )
     print(looked_at(found.cohort, found.looked_at))
     if found.findings:
         print_table(found, None if args.verbosity > 0 else SHOWN)
-    print(", ".join(f"{n} {kind}{'s'[: n != 1]}" for kind, n in found.counts.items()))
+    print(", ".join(_counted(n, kind) for kind, n in found.counts.items()))
     return 1 if found.counts["error"] else 0
 
 
 def looked_at(cohort: Path, looked: LookedAt) -> str:
     """What was looked at, in a line."""
-    line = f"{cohort}: {looked.scans} scans, {looked.labelled} with label maps"
+    line = f"{cohort}: {_counted(looked.scans, 'scan')}, {looked.labelled} with label maps"
     if looked.structures:
-        line += f" of {looked.structures} structures"
+        line += f" of {_counted(looked.structures, 'structure')}"
     if looked.axes:
         line += "; " + " and ".join(f"{n}-D" for n in looked.axes)
     if looked.shape:
@@ -79,7 +96,7 @@ def print_table(found: CohortCheck, at_most: int | None) -> None:
             table.add_row(
                 Text(finding.severity, style=COLOURS[finding.severity]),
                 Text(kind),
-                Text("\n").join([file, Text(finding.text.replace(f"{found.cohort}{os.sep}", ""))]),
+                Text("\n").join([file, Text(_short(found.cohort, finding.text))]),
             )
         if at_most is not None and len(alike) > at_most:
             more = f"and {len(alike) - at_most} more of this kind; -v or --json lists all"
@@ -91,7 +108,23 @@ def _name(cohort: Path, file: Path) -> str:
     """The file, within the cohort where it lies there."""
     if file == cohort:
         return "the whole cohort"
-    return str(file.relative_to(cohort)) if file.is_relative_to(cohort) else str(file)
+    folder = _folder(cohort)
+    return str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file)
+
+
+def _short(cohort: Path, text: str) -> str:
+    """The text, with paths as `_name` has them."""
+    beginning = re.escape(f"{_folder(cohort)}{os.sep}")
+    return re.sub(rf"(?<![^\s(]){beginning}", "", text)
+
+
+def _folder(cohort: Path) -> Path:
+    """The cohort, or where the file lies that lists its scans."""
+    return cohort.parent if cohort.is_file() else cohort
+
+
+def _counted(n: int, thing: str) -> str:
+    return f"{n} {thing}{'s'[: n != 1]}"
 
 
 def _ranges(ends: Sequence[tuple[float, float]]) -> str:

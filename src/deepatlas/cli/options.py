@@ -73,12 +73,17 @@ def add_seed(parser: argparse.ArgumentParser, default: int | None = 0) -> None:
 
 def add_label_rules(parser: argparse.ArgumentParser) -> None:
     """--label-groups and --annotated."""
+    add_annotated(parser)
     parser.add_argument(
         "--label-groups",
         type=Path,
         metavar="groups.json[:NAME]",
         help="named groups of label values in place of the values; NAME is one of several sets",
     )
+
+
+def add_annotated(parser: argparse.ArgumentParser) -> None:
+    """--annotated."""
     parser.add_argument(
         "--annotated",
         type=Path,

@@ -13,7 +13,8 @@ def add(subparsers: options.Subparsers) -> None:
     parser = options.command(
         subparsers, "warp", run, "Apply transforms to a scan, a label map or landmarks.",
         epilog="Points go from the fixed scan to the moving one; images and labels are looked up "
-        "in the moving scan, on the fixed scan's grid. Files: .h5, .mat, .tfm, .nii, .nii.gz.",
+        "in the moving scan, on the fixed scan's grid. Files: .h5, .mat, .tfm, .txt, .nii, .nii.gz "
+        "and .x5.",
     )  # fmt: skip
     parser.add_argument(
         "transforms", type=Path, nargs="+", metavar="TRANSFORM",

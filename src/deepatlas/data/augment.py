@@ -204,18 +204,30 @@ class View:
             moved = torch.where(was_a, b, torch.where(was_b, a, moved))
         return moved
 
+    def present(self, present: Tensor) -> Tensor:
+        """Which foreground classes were annotated, (B, K) bool, exchanged as their labels are."""
+        if not self.flip_pairs:
+            return present
+        order = self._exchanged(present.shape[1] + 1)[1:]
+        exchanged = present[:, [index - 1 for index in order]]
+        return torch.where(self.flipped[:, None], exchanged, present)
+
     def probabilities(self, maps: Tensor) -> Tensor:
         """Label probabilities (B, C, *S), moved; beyond the grid is background."""
         foreground = sample(maps[:, 1:], self.positions)
         background = (1 - foreground.sum(dim=1, keepdim=True)).clamp(min=0)
         moved = torch.cat([background, foreground], dim=1)
         if self.flip_pairs:
-            order = list(range(maps.shape[1]))
-            for a, b in self.flip_pairs:
-                order[a], order[b] = order[b], order[a]
             mirrored = self.flipped.reshape(-1, *[1] * (maps.ndim - 1))
-            moved = torch.where(mirrored, moved[:, order], moved)
+            moved = torch.where(mirrored, moved[:, self._exchanged(maps.shape[1])], moved)
         return moved
+
+    def _exchanged(self, classes: int) -> list[int]:
+        """Class indices with the paired ones in each other's place."""
+        order = list(range(classes))
+        for a, b in self.flip_pairs:
+            order[a], order[b] = order[b], order[a]
+        return order
 
 
 def _rotation(angles: Tensor, d: int) -> Tensor:

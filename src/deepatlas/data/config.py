@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from deepatlas.errors import BadInput
-from deepatlas.io.label_groups import IGNORE, LabelGroup, group_faults
+from deepatlas.io.label_groups import IGNORE, LARGEST, LabelGroup, group_faults
 from deepatlas.io.subject import Cohort
 
 STEP = 8  # a planned grid has a multiple of this many voxels along each axis
@@ -48,8 +48,11 @@ class DataConfig:
         faults = []
         if self.label_groups:
             faults += [f"data.label_groups: {fault}" for fault in group_faults(self.label_groups)]
-        if self.ignore_value == 0:
-            faults.append("data.ignore_value: 0 is the background; give the value of another label")
+        if self.ignore_value is not None and not 0 < abs(self.ignore_value) <= LARGEST:
+            faults.append(
+                f"data.ignore_value: {self.ignore_value} is the background or beyond 64 bits; "
+                "give the value of another label"
+            )
         if self.align not in get_args(Align):
             faults.append(f"data.align: expected {_CHOICE}, got {self.align!r}")
         if self.reference is not None and self.align not in ALIGNED:

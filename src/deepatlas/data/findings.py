@@ -40,6 +40,7 @@ KINDS: dict[str, Severity] = {
     "mask-0-255": "warning",
     "unknown-label": "warning",
     "missing-structure": "warning",
+    "unlisted-structure": "warning",  # in a label map, and not among what was annotated there
     "duplicate-scan": "warning",
     "duplicate-labels": "warning",
     "forms-differ": "warning",
@@ -106,12 +107,14 @@ def from_faults(
     for fault in faults:
         named = fault.kind if isinstance(fault, Fault) and fault.kind in KINDS else kind
         file = path or _file_of(fault)
-        found.append(Finding(named, fault.removeprefix(f"{file}: "), (file,), scan))
+        text = fault.removeprefix(f"{file}: ").removeprefix(f"{file}, ")
+        found.append(Finding(named, text, (file,), scan))
     return found
 
 
 def _file_of(fault: str) -> Path:
-    """The file that a sentence begins with; colons may be in its name."""
+    """The file that a sentence begins with, `FILE: ` or `FILE, line 3: `; colons may be in it."""
     words = fault.split(": ")
-    beginnings = (": ".join(words[:n]) for n in range(1, len(words)))
+    beginnings = [": ".join(words[:n]) for n in range(1, len(words))]
+    beginnings += [beginning.rpartition(", ")[0] for beginning in beginnings]
     return Path(next((path for path in beginnings if os.path.exists(path)), words[0]))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from deepatlas.data.plan import Plan
 from deepatlas.data.survey import Survey
 from deepatlas.io.annotations import FILE
-from deepatlas.io.subject import Cohort
+from deepatlas.io.subject import Cohort, Subject
 
 SHOWN = 5  # structures or scans that a note names
 
@@ -33,17 +33,17 @@ def label_notes(cohort: Cohort, facts: Survey, plan: Plan) -> list[str]:
     if partly := counted(annotated, everywhere):
         notes.append(
             f"not annotated in every label map, and left out of losses and scores of the others: "
-            f"{_some(partly)}"
+            f"{some(partly)}"
         )
     if rare := counted({n: holds[n] & annotated[n] for n in found}, annotated):
         notes.append(
-            f"does not occur in every label map, and is taken as absent there: {_some(rare)}; "
+            f"does not occur in every label map, and is taken as absent there: {some(rare)}; "
             f"if it was not annotated there, say so in {FILE}"
         )
     if strange := [n for n in found if said[n] is not None and holds[n] - annotated[n]]:
         notes.append(
             "label maps that hold structures which were not annotated there by what is said, and "
-            f"from which those are not learnt: {_some(strange)}"
+            f"from which those are not learnt: {some(strange)}"
         )
     if rule.members:
         grouped = {value for members in rule.members.values() for value in members}
@@ -52,11 +52,23 @@ def label_notes(cohort: Cohort, facts: Survey, plan: Plan) -> list[str]:
         if others:
             notes.append(
                 "label values in no group, which are background: "
-                f"{_some([str(value) for value in sorted(others)])}"
+                f"{some([str(value) for value in sorted(others)])}"
             )
     return notes
 
 
-def _some(things: Sequence[str]) -> str:
+def untaught(scans: Sequence[Subject], facts: Survey, plan: Plan) -> list[str]:
+    """Names of the structures that no label map of these scans has where they were annotated."""
+    rule, taught = plan.label_rule, set[int]()
+    for scan in scans:
+        labels, annotated = facts[scan.id].labels, rule.annotated(scan.annotated)
+        held = set(rule.structures(labels.values)) if labels is not None else set()
+        taught |= held if annotated is None else held & set(annotated)
+    named = zip(plan.label_values, plan.class_names, strict=True)
+    return [name for value, name in named if value not in taught]
+
+
+def some(things: Sequence[str]) -> str:
+    """The first of a list of names, and how many more there are."""
     more = f" and {len(things) - SHOWN} more" if len(things) > SHOWN else ""
     return ", ".join(things[:SHOWN]) + more

@@ -186,14 +186,17 @@ def _flips_by_places(cohort: Cohort, facts: Survey) -> list[Finding]:
         for n, value in enumerate(values):
             row[n] = centres[value][0] if value in centres else np.nan
     across = across[:, np.isfinite(across).mean(axis=0) > 0.8]
-    across = across[:, :] - np.nanmean(across, axis=1, keepdims=True) if across.size else across
-    if across.shape[1] < 2 or not np.isfinite(across).any(axis=1).all():
+    has_some = np.isfinite(across).any(axis=1)  # of what the others have, to be compared by
+    across, found = across[has_some], [found[n] for n in np.flatnonzero(has_some)]
+    if len(found) < 5 or across.shape[1] < 2:
         return []
+    across = across - np.nanmean(across, axis=1, keepdims=True)
     usual = np.nanmedian(across, axis=0)
-    is_seen = np.isfinite(across)
-    along = np.nansum(across * usual, axis=1) / (is_seen * usual**2).sum(axis=1)
-    spread = float(np.sqrt((usual**2).mean()))
-    if spread < 5 or _bound(np.abs(along - 1), 8) > 1.5:
+    if np.sqrt((usual**2).mean()) < 5:
+        return []
+    lengths = (np.isfinite(across) * usual**2).sum(axis=1)
+    along = np.nansum(across * usual, axis=1) / np.where(lengths > 0, lengths, np.inf)
+    if _bound(np.abs(along - 1), 8) > 1.5:
         return []
     far = np.flatnonzero((along < -0.5) & (along > -2))
     if len(far) > _ODD * len(found):

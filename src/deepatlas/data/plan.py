@@ -153,7 +153,8 @@ def make_plan(
     Parameters
     ----------
     facts : what `check_cohort` found; without it every file is read here.
-    references : ids among which a reference is chosen; None for all.
+    references : ids among which references, of place and of intensities, are chosen; None for
+        all.
 
     Raises
     ------
@@ -175,7 +176,7 @@ def make_plan(
         centre_mm=centre,
         align=config.align,
         percentiles=config.percentiles,
-        histogram=_reference(cohort, config) if config.match_histograms else None,
+        histogram=_reference(cohort, config, references) if config.match_histograms else None,
         notes=tuple(notes),
         ignored=config.ignored(cohort),
         reference=reference,
@@ -228,7 +229,10 @@ def grouped(groups: Sequence[LabelGroup]) -> dict[str, Any]:
     }
 
 
-def _reference(cohort: Cohort, config: DataConfig) -> tuple[float, ...]:
+def _reference(
+    cohort: Cohort, config: DataConfig, among: Collection[str] | None
+) -> tuple[float, ...]:
     """Histogram landmarks of the first labelled scan (of the first scan if none is labelled)."""
-    subject = (*cohort.labelled, *cohort.subjects)[0]
+    scans = (*cohort.labelled, *cohort.subjects)
+    subject = next((s for s in scans if among is None or s.id in among), scans[0])
     return landmarks(scale(read_image(subject.image).data, config.percentiles))

@@ -10,10 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deepatlas.data.config import DataConfig
 from deepatlas.data.intensity import match, scale
-from deepatlas.data.labels import class_dtype, classes_to_labels, labels_to_classes
-from deepatlas.data.plan import Plan, make_plan
+from deepatlas.data.labels import class_dtype, labels_to_classes
+from deepatlas.data.plan import Plan
 from deepatlas.data.reference import Alignment, align
 from deepatlas.data.survey import image_faults
 from deepatlas.data.working_grid import axis_order
@@ -23,23 +22,6 @@ from deepatlas.io.images import decode_header, decode_image, decode_labels, read
 from deepatlas.io.subject import Subject
 from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.transform import Affine, resample
-
-__all__ = [
-    "DataConfig",
-    "Plan",
-    "Preparation",
-    "PreparedScan",
-    "class_dtype",
-    "classes_to_labels",
-    "inside",
-    "labels_to_classes",
-    "locate",
-    "make_plan",
-    "place",
-    "prepare",
-    "prepare_content",
-    "say_if_misaligned",
-]
 
 _log = logging.getLogger(__name__)
 _COINCIDE = 1e-2  # voxels over the whole scan: less is noise of the header

@@ -14,6 +14,7 @@ from typing import Any
 from deepatlas.data.appearance import Appearance, Structures, appearance_of, structures_of
 from deepatlas.data.labels import label_values
 from deepatlas.errors import BadInput, Fault
+from deepatlas.io.annotations import FILE
 from deepatlas.io.header import forms_differ_mm, read_placement
 from deepatlas.io.images import decode_header, decode_image, decode_labels, read_content
 from deepatlas.io.subject import Cohort, Subject
@@ -164,7 +165,8 @@ def _value_faults(values: tuple[int, ...], path: Path) -> tuple[str, ...]:
         return (
             Fault(
                 f"{path}: no voxel is labelled (all are 0); expected at least one structure: "
-                "remove the file if the scan has no segmentation",
+                "remove the file if the scan has no segmentation; if there is nothing to label "
+                f"in it, name in {FILE} what was looked for",
                 "empty-labels",
             ),
         )
@@ -174,7 +176,8 @@ def _value_faults(values: tuple[int, ...], path: Path) -> tuple[str, ...]:
         return (
             Fault(
                 f"{path}: negative label values ({shown}); expected 0 for background and "
-                "positive values for structures: renumber them",
+                "positive values for structures: renumber them, or, where they mark voxels of "
+                f"which nothing is known, train with data.ignore_value={negative[0]}",
                 "negative-labels",
             ),
         )

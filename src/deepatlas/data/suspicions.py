@@ -37,6 +37,7 @@ def suspicions(cohort: Cohort, facts: Survey) -> list[Finding]:
         *masks,
         *_unknown_labels(cohort, labelled),
         *_structures(cohort, labelled),
+        *_unlisted(cohort, labelled),
         *_duplicates(cohort, facts),
         *_same_labels(cohort, labelled, facts),
         *intensity_outliers(cohort, facts),
@@ -143,6 +144,23 @@ def _structures(cohort: Cohort, labelled: list[tuple[Subject, FileFacts]]) -> li
     return found
 
 
+def _unlisted(cohort: Cohort, labelled: list[tuple[Subject, FileFacts]]) -> list[Finding]:
+    """Structures of label maps that are not among those that were annotated by what is said."""
+    return [
+        Finding(
+            "unlisted-structure",
+            f"holds {_listed([_named(cohort, v) for v in unlisted])}, and {FILE} does not say that "
+            "it was annotated in this scan, so it is not learnt from it: add it there, or take it "
+            "out of the label map",
+            (scan.labels,),
+            scan.id,
+        )
+        for scan, labels in labelled
+        if scan.labels is not None and scan.annotated is not None
+        if (unlisted := [value for value in labels.values if value not in scan.annotated])
+    ]
+
+
 def _duplicates(cohort: Cohort, facts: Survey) -> list[Finding]:
     return [
         Finding(
@@ -191,8 +209,8 @@ def _file_notes(cohort: Cohort, facts: Survey) -> Iterator[Finding]:
                 apart = f"by up to {file.forms_mm:.1f} mm" if np.isfinite(file.forms_mm) else "much"
                 yield Finding(
                     "forms-differ",
-                    f"sform and qform differ {apart}; the sform is used here, ITK may place the "
-                    "scan by the qform: set both alike",
+                    f"sform and qform differ {apart} (without a qform: sform and pixdim); the "
+                    "sform is used here, ITK may place the scan by the other: set both alike",
                     (path,),
                     scan.id,
                 )

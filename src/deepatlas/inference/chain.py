@@ -6,8 +6,9 @@ import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,10 @@ def convert(
     """
     out = Path(out)
     targets = [out] if write_as is None else _form(write_as).files(out)
-    refuse_overwriting([*transforms, moving, fixed], targets)
+    files = transforms if read_as is None else [
+        file for path in transforms for file in _form(read_as).files(Path(path))
+    ]  # fmt: skip
+    refuse_overwriting([*files, moving, fixed], targets)
     if read_as is None:
         links = read_chain(transforms)
     else:
@@ -135,12 +139,16 @@ def convert(
             )
         grids = _grids(moving, fixed, f"files of {read_as}")
         links = [Link(Path(path), form.read(Path(path), **grids)) for path in transforms]
-    _say(links, inverse)
-    whole: Transform = Composite([link.transform for link in links])
+    whole = whole_map(links, inverse=inverse)
+    for path in (moving, fixed):
+        if path is not None:
+            say_if_forms_differ(read_header(path), path)
     moving, fixed = (fixed, moving) if inverse else (moving, fixed)
-    whole = whole.inverse() if inverse else whole
     if write_as is not None:
-        _form(write_as).write(out, whole, **_grids(moving, fixed, f"files of {write_as}"))
+        grids = _grids(moving, fixed, f"files of {write_as}")
+        for grid in grids.values():
+            fit(links, grid.ndim, out)
+        _form(write_as).write(out, whole, **grids)
     elif needs_grid(out) and fixed is not None:
         grid = read_geometry(fixed)
         fit(links, grid.ndim, fixed)
@@ -159,7 +167,10 @@ def _form(name: str) -> Foreign:
 def _grids(moving: Path | None, fixed: Path | None, what: str) -> dict[str, Geometry]:
     if moving is None or fixed is None:
         raise BadInput(f"{what} say nothing about the world; give both scans, moving and fixed")
-    return {"moving": read_geometry(moving), "fixed": read_geometry(fixed)}
+    grids = {"moving": read_geometry(moving), "fixed": read_geometry(fixed)}
+    if grids["moving"].ndim != grids["fixed"].ndim:
+        raise BadInput(f"{moving}: is of other dimensions than {fixed}; give a pair of scans")
+    return grids
 
 
 def warp(
@@ -197,18 +208,18 @@ def warp(
     _check(inputs, targets, image=image, labels=labels, onto=onto, axes=axes)
     refuse_overwriting([*inputs, onto, *transforms], targets)
     links = read_chain(transforms)
-    _say(links, inverse)
-    _refuse_swapped(links, image=image or labels, onto=onto, inverse=inverse)
+    whole = whole_map(links, inverse=inverse)
+    _refuse_swapped(links, image=image, labels=labels, onto=onto, inverse=inverse)
     forwards = Composite([link.transform for link in links])
-    whole = forwards.inverse() if inverse else forwards
     for path in dict.fromkeys(path for path in (image, labels, onto) if path is not None):
         say_if_forms_differ(read_header(path), path)
+    work: list[Callable[[], None]] = []  # what is wrong in any input is said before a file is made
     for path, target in zip(inputs, targets, strict=True):
         if path == points:
             found = read_points(path, axes)
             fit(links, found.mm.shape[1], path)
             there = _found(forwards, found.mm, path) if inverse else whole(found.mm)
-            write_points(target, moved(found, there), axes)
+            work.append(partial(write_points, target, moved(found, there), axes))
             continue
         assert onto is not None
         grid = read_geometry(onto)
@@ -216,11 +227,15 @@ def warp(
         if path == image:
             volume = read_image(path)
             fit(links, volume.geometry.ndim, path)
-            write_image(target, resample(volume, grid, whole), like=onto)
+            warped = resample(volume, grid, whole)
+            work.append(partial(write_image, target, warped, like=onto))
         else:
             volume, dtype = read_labels(path)
             fit(links, volume.geometry.ndim, path)
-            write_labels(target, resample(volume, grid, whole, labels=True), dtype, like=onto)
+            warped = resample(volume, grid, whole, labels=True)
+            work.append(partial(write_labels, target, warped, dtype, like=onto))
+    for write in work:
+        write()
     return Warped(tuple(targets), whole)
 
 
@@ -250,28 +265,53 @@ def _check(
         raise BadInput(faults)
 
 
-def _say(links: Sequence[Link], inverse: bool) -> None:
-    """The chain in words."""
+def whole_map(links: Sequence[Link], *, inverse: bool = False) -> Transform:
+    """All links as one map, or its inverse; the chain is said in words.
+
+    Raises
+    ------
+    BadInput : a link that has no inverse that could be held.
+    """
     for link in links:
         _log.info("%s", link.words())
-    if inverse:
-        _log.info(
-            "the inverse of it all is used, from where the last ends to where the first starts"
-        )
+    if not inverse:
+        return Composite([link.transform for link in links])
+    _log.info("the inverse of it all is used, from where the last ends to where the first starts")
+    backwards = []
+    for link in reversed(links):
+        try:
+            backwards.append(link.transform.inverse())
+        except ValueError as error:
+            raise BadInput(f"{link.path}: {error}; use the file of the inverse map") from None
+    return Composite(backwards)
 
 
 def _refuse_swapped(
-    links: Sequence[Link], *, image: Path | None, onto: Path | None, inverse: bool
+    links: Sequence[Link],
+    *,
+    image: Path | None,
+    labels: Path | None,
+    onto: Path | None,
+    inverse: bool,
 ) -> None:
-    """BadInput where the scan to be warped is at the start of the map and `onto` at its end."""
+    """BadInput where an image is the scan at the start of the map, or `onto` that at its end.
+
+    Without an image `onto` alone tells; a scan onto its own grid is no exchange.
+    """
     start, end = links[0].start, links[-1].end
     start, end = (end, start) if inverse else (start, end)
-    if image is None or onto is None or start is None or end is None:
+    if onto is None or start is None or end is None or start[1] == end[1]:
         return
-    if (_digest(image), _digest(onto)) == (start[1], end[1]):
+    remedy = f"{'leave out' if inverse else 'add'} --inverse, or exchange the scans"
+    if image is not None and _digest(image) == start[1]:
         raise BadInput(
             f"{image}: is the scan that points start from here, and images come from where they "
-            f"end, {end[0]}; {'leave out' if inverse else 'add'} --inverse, or exchange the scans"
+            f"end, {end[0]}; {remedy}"
+        )
+    if image is None and _digest(onto) == end[1]:
+        raise BadInput(
+            f"{onto}: is the scan that points end at here, and {labels} would get the grid of "
+            f"where they start, {start[0]}; {remedy}"
         )
 
 
@@ -318,8 +358,8 @@ def _record_beside(path: Path) -> dict[str, Any] | None:
     try:
         record = json.loads((path.parent / RECORD).read_text(encoding="utf-8"))
         digest = record["files"].get(path.name)
-        if digest is None or path.name == "affine.mat":
-            return None  # the affine part leads near the moving scan, not to its anatomy
+        if digest is None:
+            return None
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         ends = [record[end][key] for end in ("from", "to") for key in ("file", "sha256")]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):

@@ -19,6 +19,7 @@ from deepatlas.errors import BadInput
 from deepatlas.io.atomic import write_json, write_text
 from deepatlas.io.bids import VERSION, BidsName, made_here, parse_name, read_description
 from deepatlas.io.images import scan_id
+from deepatlas.io.json_file import load_json
 from deepatlas.run.environment import version_of
 
 ENTITIES = (
@@ -77,6 +78,14 @@ class Derivative:
             raise BadInput(
                 f"{names}: other structures are segmented there already; give another --out"
             )
+        faults = [
+            f"{target}: there is the segmentation of another scan, {before}; give another --out"
+            for image, target in zip(self.images, self.targets, strict=True)
+            if target.exists()
+            and (before := _source(_beside(target))) not in (None, self._uri(image))
+        ]
+        if faults:
+            raise BadInput(faults)
         write_json(facts, description)
         write_text(names, table)
 
@@ -86,11 +95,16 @@ class Derivative:
             "Description": "Structures by a segmentation network; dseg.tsv names the values",
             "Manual": False,
         }
-        if self.root is not None:
-            inside = image.resolve().relative_to(self.root).as_posix()
-            uri = f"bids:{_LINK}:{inside}"
+        uri = self._uri(image)
+        if uri is not None:
             facts |= {"Sources": [uri], "SpatialReference": uri}
-        write_json(target.with_name(target.name.removesuffix(".nii.gz") + ".json"), facts)
+        write_json(_beside(target), facts)
+
+    def _uri(self, image: Path) -> str | None:
+        """The name of a scan within its dataset; None where that is not known."""
+        if self.root is None:
+            return None
+        return f"bids:{_LINK}:{image.resolve().relative_to(self.root).as_posix()}"
 
     def _description(self) -> dict[str, Any]:
         description: dict[str, Any] = {
@@ -136,6 +150,19 @@ def _common_root(images: Sequence[Path]) -> Path | None:
         placed = bool(parts) and folder.parts[-len(parts) :] == parts
         roots.add(folder.parents[len(parts) - 1] if placed else None)
     return roots.pop() if len(roots) == 1 else None
+
+
+def _beside(target: Path) -> Path:
+    """The JSON that tells of a label map."""
+    return target.with_name(target.name.removesuffix(".nii.gz") + ".json")
+
+
+def _source(path: Path) -> str | None:
+    """What scan a JSON beside a label map names; None where it names none."""
+    try:
+        return str(load_json(path)["Sources"][0])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _same_origin(path: Path, description: dict[str, Any]) -> bool:

@@ -39,6 +39,14 @@ FIELD, INVERSE, INVERSE_FIELD = (
 )  # fmt: skip
 NAMES = (MOVED, MOVED_LABELS, TRANSFORM, AFFINE, RECORD, FIELD, INVERSE, INVERSE_FIELD)
 
+_PARTS = {
+    TRANSFORM: "the whole map, a composite of ITK",
+    AFFINE: "its affine part alone, which aligns the scans before the network",
+    FIELD: "the whole map as one field on the fixed grid",
+    INVERSE: "the map from moving to fixed",
+    INVERSE_FIELD: "the map from moving to fixed as one field on the moving grid",
+}
+
 Write = Literal["main", "all"]
 Found = tuple[Transform, Transform]
 _EXACT = 2.0**24  # up to which float32 holds every integer
@@ -215,12 +223,7 @@ def _describe(out: Path, names: Sequence[str], *, moving: Path, fixed: Path) -> 
         "shows the same anatomy; images move the other way, from moving to fixed",
         "units": "mm",
         "axes": "LPS in the files, as in ITK",
-        "parts": {
-            TRANSFORM: "the whole map, a composite of ITK",
-            AFFINE: "its affine part alone, which aligns the scans before the network",
-            **({FIELD: "the whole map as one field on the fixed grid"} if FIELD in names else {}),
-            **({INVERSE: "the map from moving to fixed"} if INVERSE in names else {}),
-        },
+        "parts": {name: words for name, words in _PARTS.items() if name in names},
         "files": {name: _digest((out / name).read_bytes()) for name in names},
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -86,19 +87,22 @@ def scans_seen(split: Mapping[str, Any], cohort: Cohort, facts: Survey) -> dict[
     """For every labelled scan of the cohort the part in which the run saw it, "" if in none.
 
     A training scan whose label was hidden counts as seen if the run has a test part, and so does
-    another scan of a person that the run saw.
+    another scan of a person that the run saw, or a copy of a file that it saw.
     """
     train = set(split.get("train", ()))
     if not split.get("test"):
         train &= set(split.get("labelled", ()))
     parts = {identifier: "train" for identifier in train}
     parts.update(dict.fromkeys(split.get("validation", ()), "validation"))
+    persons: dict[str, str] = {}
     if _is_training_cohort(split, cohort, facts):
         persons = {s.person: parts[s.id] for s in cohort.subjects if s.id in parts}
-        return {subject.id: persons.get(subject.person, "") for subject in cohort.labelled}
     content = split.get("content") or {}
     digests = {content[i]: part for i, part in parts.items() if content.get(i)}
-    return {s.id: digests.get(facts[s.id].image.digest, "") for s in cohort.labelled}
+    return {
+        s.id: persons.get(s.person) or digests.get(facts[s.id].image.digest, "")
+        for s in cohort.labelled
+    }
 
 
 def choose_pairs(cohort: Cohort, scans: Sequence[Subject], n_pairs: int) -> list[Pair]:
@@ -124,13 +128,12 @@ def default_pairs(
     """
     ordered = sorted(identifiers)
     n = len(ordered)
-    rounds = [(turn, k) for turn in range(n) for k in range(n)]
-    pairs = [(ordered[(n - 1 - k - turn) % n], ordered[k]) for turn, k in rounds]
-    pairs = [pair for pair in pairs if pair[0] != pair[1]]
     who = {identifier: (persons or {}).get(identifier, identifier) for identifier in ordered}
-    if len(set(who.values())) > 1:
-        pairs = [(moving, fixed) for moving, fixed in pairs if who[moving] != who[fixed]]
-    return pairs[:n_pairs]
+    if len(set(who.values())) == 1:
+        who = {identifier: identifier for identifier in ordered}
+    rounds = ((turn, k) for turn in range(n) for k in range(n))
+    pairs = ((ordered[(n - 1 - k - turn) % n], ordered[k]) for turn, k in rounds)
+    return list(islice((pair for pair in pairs if who[pair[0]] != who[pair[1]]), n_pairs))
 
 
 def read_pairs(path: Path, cohort: Cohort) -> list[Pair]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from deepatlas.data.labels import classes_to_labels
 from deepatlas.data.prepare import (
     Preparation,
     PreparedScan,
@@ -81,9 +82,8 @@ class Session:
         network = self._segmentation
         with self._autocast():
             maps = network(scan.image[None].to(self.device)).softmax(dim=1)[0].float().cpu()
-        classes = self._to_native(maps, scan)
-        values = torch.tensor([0, *self.plan.label_values])
-        return Volume(values[classes.long()], scan.preparation.native)
+        labels = classes_to_labels(self._to_native(maps, scan), self.plan.label_values)
+        return Volume(labels, scan.preparation.native)
 
     def _to_native(self, maps: Tensor, scan: PreparedScan) -> Tensor:
         """Most probable class on the scan's own grid; one class in memory at a time."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,16 @@ import torch
 from torch import Tensor
 
 from deepatlas.errors import BadInput
-from deepatlas.evaluation.folding import folding
-from deepatlas.inference.chain import fit, read_chain
+from deepatlas.inference.chain import fit, read_chain, whole_map
 from deepatlas.io.atomic import write_text
-from deepatlas.io.images import read_geometry, read_labels, write_image
+from deepatlas.io.header import say_if_forms_differ
+from deepatlas.io.images import read_geometry, read_header, read_labels, write_image
 from deepatlas.io.paths import refuse_overwriting
 from deepatlas.spatial.geometry import Volume
-from deepatlas.spatial.jacobian import jacobian_determinant
-from deepatlas.spatial.transform import Composite, Transform
+from deepatlas.spatial.jacobian import folded_percent, jacobian_determinant
 
 DETERMINANT, LOG, TABLE = "jacobian.nii.gz", "log_jacobian.nii.gz", "volume_change.csv"
-_COLUMNS = ("label", "voxels", "volume_mm3", "moving_volume_mm3", "change_percent", "folded_voxels")
-_log = logging.getLogger(__name__)
+_COLUMNS = ("label", "voxels", "volume_mm3", "mapped_volume_mm3", "change_percent", "folded_voxels")
 
 
 @dataclass(frozen=True)
@@ -77,10 +74,8 @@ def jacobian(
         [*transforms, onto, labels], [out / name for name in (DETERMINANT, LOG, TABLE)]
     )
     links = read_chain(transforms)
-    for link in links:
-        _log.info("%s", link.words())
-    whole: Transform = Composite([link.transform for link in links])
-    whole = whole.inverse() if inverse else whole
+    whole = whole_map(links, inverse=inverse)
+    say_if_forms_differ(read_header(onto), onto)
     grid = read_geometry(onto)
     fit(links, grid.ndim, onto)
     found = None if labels is None else read_labels(labels)[0]
@@ -88,8 +83,7 @@ def jacobian(
         raise BadInput(
             f"{labels}: does not lie on the grid of {onto}; give the labels of that scan"
         )
-    displacement = whole.displacement(grid)
-    determinant = jacobian_determinant(displacement[None])[0]
+    determinant = jacobian_determinant(whole.displacement(grid)[None])[0]
     write_image(out / DETERMINANT, Volume(determinant, grid), like=onto)
     logarithm = torch.where(determinant > 0, determinant, torch.nan).log()
     write_image(out / LOG, Volume(logarithm, grid), like=onto)
@@ -100,7 +94,7 @@ def jacobian(
         out / DETERMINANT,
         out / LOG,
         None if found is None else out / TABLE,
-        folding(displacement).folds_percent,
+        folded_percent(determinant[None]),
     )
 
 
@@ -113,14 +107,14 @@ def _table(labels: Tensor, determinant: Tensor, cell_mm3: float) -> str:
         if value == 0:
             continue
         inside = determinant[labels == value].double()
-        volume, moving = len(inside) * cell_mm3, float(inside.sum()) * cell_mm3
+        volume, mapped = len(inside) * cell_mm3, float(inside.sum()) * cell_mm3
         writer.writerow(
             {
                 "label": value,
                 "voxels": len(inside),
                 "volume_mm3": f"{volume:.3f}",
-                "moving_volume_mm3": f"{moving:.3f}",
-                "change_percent": f"{100 * (moving / volume - 1):.3f}",
+                "mapped_volume_mm3": f"{mapped:.3f}",
+                "change_percent": f"{100 * (mapped / volume - 1):.3f}",
                 "folded_voxels": int((~(inside > 0)).sum()),
             }
         )

@@ -10,13 +10,13 @@ absent indeed. Names are those of `dataset.json`; the name of a group there stan
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from deepatlas.errors import BadInput
+from deepatlas.io.json_file import load_json
 from deepatlas.io.subject import Cohort
 
 FILE = "annotations.json"
@@ -41,7 +41,10 @@ def with_annotations(cohort: Cohort, path: Path | None = None) -> Cohort:
     for identifier, entries in _read(path).items():
         subject = known.get(identifier)
         if subject is None:
-            faults.append(f"{path}: names {identifier!r}, and there is no such scan; take it out")
+            faults.append(
+                f"{path}: names {identifier!r}, and there is no such scan; expected a file name "
+                f"without its ending, such as {next(iter(known))!r}: correct it, or take it out"
+            )
             continue
         try:
             values = annotated_values(entries, cohort)
@@ -80,7 +83,7 @@ def annotated_values(entries: Any, cohort: Cohort) -> tuple[int, ...]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = load_json(path)
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: cannot be read as JSON ({error}); mend it") from None
     if not isinstance(content, dict):

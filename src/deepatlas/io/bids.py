@@ -5,11 +5,12 @@ Source: Gorgolewski et al., Scientific Data 3:160044, 2016; the standard, versio
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from deepatlas.io.json_file import load_json
 
 VERSION = "1.10.0"
 RAW_ENTITIES = {
@@ -61,8 +62,8 @@ def parse_name(stem: str) -> BidsName | None:
 def read_description(dataset: Path) -> dict[str, Any]:
     """What `dataset_description.json` says of a dataset; empty where it cannot be read."""
     try:
-        facts = json.loads((dataset / "dataset_description.json").read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+        facts = load_json(dataset / "dataset_description.json")
+    except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}
 

@@ -32,6 +32,7 @@ _SIZES = struct.Struct("<QQ")
 _BESIDE = {
     ".json", ".txt", ".md", ".csv", ".tsv", ".yaml", ".yml", ".xml", ".pdf", ".html", ".db", ".ini",
     ".log", ".sh", ".py", ".jpg", ".jpeg", ".png", ".gif", ".bval", ".bvec", ".zip", ".exe", ".inf",
+    ".nii", ".gz", ".nrrd", ".mha", ".mgz",
 }  # fmt: skip
 _DIRECTORY = "DICOMDIR"
 _TYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32")
@@ -165,7 +166,7 @@ def _damaged(path: object, name: str, why: str) -> BadInput:
     of_folder = f"{name}: " if name and name != Path(str(path)).name else ""
     return BadInput(
         f"{path}: {of_folder}damaged, truncated or not a DICOM file ({why}); copy or export it "
-        "again"
+        f"again{', or move it elsewhere if it is no slice' if of_folder else ''}"
     )
 
 

@@ -25,6 +25,7 @@ from deepatlas.spatial.geometry import Geometry
 _MM_OF_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI codes of metre and micrometre; mm and unknown are 1
 _SMALLEST_MM, _LARGEST_MM = 1e-9, 1e9  # of a voxel: beyond, the header is damaged
 _FORMS_MM = 0.1  # sform and qform that place a voxel further apart than this disagree
+_ITK_SHEAR = 3e-4  # cosine between axes from which on ITK refuses a file, or nearly
 _log = logging.getLogger(__name__)
 _PLACING = (
     "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
@@ -139,31 +140,56 @@ def is_in_plane(header: nib.Nifti1Header) -> bool:
 
 
 def say_if_forms_differ(header: nib.Nifti1Header, name: object) -> None:
-    """Say where sform and qform of a file place its voxels apart, as other tools may do so."""
+    """Say where other tools may place a file's voxels elsewhere, or not read it at all."""
     apart = forms_differ_mm(header)
     if apart > _FORMS_MM:
         _log.warning(
-            "%s: sform and qform differ by up to %.1f mm; the sform is used here, "
-            "ITK may place this scan by the qform", name, apart,
+            "%s: sform and %s differ by up to %.1f mm; the sform is used here, "
+            "ITK may place this scan by the other", name,
+            "qform" if int(header["qform_code"]) > 0 else "voxel size (pixdim)", apart,
+        )  # fmt: skip
+    elif _itk_refuses(header):
+        _log.warning(
+            "%s: its axes are not at right angles, which ITK does not read from NIfTI; results on "
+            "its grid are alike, so resample it first if ITK is to read them", name,
         )  # fmt: skip
 
 
 def forms_differ_mm(header: nib.Nifti1Header) -> float:
-    """How far apart, at most, sform and qform place a voxel; 0 unless both are set.
+    """How far apart, at most, the sform and the rest of a header place a voxel; 0 without sform.
 
-    Infinity where the qform is damaged.
+    The rest is the qform where it is set, else the voxel size, which ITK takes with the directions
+    of the sform. Infinity where the qform is damaged.
     """
     shape = space_shape(header)
-    if shape is None or int(header["qform_code"]) <= 0 or int(header["sform_code"]) <= 0:
+    if shape is None or int(header["sform_code"]) <= 0:
         return 0.0
     corners = np.array(list(np.ndindex(*[2] * 3))) * (np.array([*shape, 1][:3]) - 1)
+    sform = header.get_sform()
     try:
-        apart = header.get_sform() - header.get_qform()
+        rest = header.get_qform() if int(header["qform_code"]) > 0 else _sized(sform, header)
     except (ValueError, HeaderDataError):
         return np.inf
+    apart = sform - rest
     moved = corners @ apart[:3, :3].T + apart[:3, 3]
     worst = float(np.linalg.norm(moved, axis=1).max()) * _unit_mm(header)
     return worst if np.isfinite(worst) else np.inf
+
+
+def _sized(matrix: np.ndarray, header: nib.Nifti1Header) -> np.ndarray:
+    """A placement's directions with the voxel size that the header gives beside it."""
+    found = np.linalg.norm(matrix[:3, :3], axis=0)
+    sized = matrix.copy()
+    sized[:3, :3] *= np.abs(header["pixdim"][1:4].astype(float)) / np.where(found > 0, found, 1)
+    return sized
+
+
+def _itk_refuses(header: nib.Nifti1Header) -> bool:
+    """Whether a volume has a sheared sform and nothing else."""
+    if int(header["sform_code"]) <= 0 or int(header["qform_code"]) > 0:
+        return False
+    sform = header.get_sform()
+    return _has_place(sform, 3) and _is_sheared(sform, _ITK_SHEAR)
 
 
 def _has_place(matrix: np.ndarray, ndim: int) -> bool:
@@ -257,7 +283,7 @@ def _place(
     header["pixdim"][1 : ndim + 1] = np.linalg.norm(matrix[:3, :ndim], axis=0)
 
 
-def _is_sheared(matrix: np.ndarray) -> bool:
+def _is_sheared(matrix: np.ndarray, tolerance: float = 1e-5) -> bool:
     """Whether the axes are not at right angles, which a qform cannot say."""
     columns = matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0)
-    return not np.allclose(columns.T @ columns, np.eye(3), atol=1e-5)
+    return not np.allclose(columns.T @ columns, np.eye(3), atol=tolerance)

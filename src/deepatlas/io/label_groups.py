@@ -12,7 +12,6 @@ nothing is known; values in no group are background.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -21,8 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from deepatlas.errors import BadInput
+from deepatlas.io.json_file import load_json
 
 IGNORE = "ignore"
+LARGEST = 2**63 - 1
+"""The largest label value: label maps are int64 here."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -53,7 +56,7 @@ def read_label_groups(source: Path | str) -> tuple[LabelGroup, ...]:
     """
     path, name = _path_and_set(str(source))
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = load_json(path)
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: cannot be read as JSON ({error}); mend it") from None
     sets = _sets(content)
@@ -133,6 +136,6 @@ def _groups(content: Any) -> tuple[LabelGroup, ...]:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{value!r} is no integer")
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > LARGEST:
+        raise ValueError(f"{value!r} is no integer of 64 bits")
     return value

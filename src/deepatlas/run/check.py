@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deepatlas.data.check import find
+from deepatlas.data.config import DataConfig
 from deepatlas.data.findings import SEVERITIES, Finding, from_faults
 from deepatlas.data.survey import Survey, survey
 from deepatlas.errors import BadInput
 from deepatlas.io.layouts import read_cohort
 from deepatlas.io.subject import Cohort
-from deepatlas.run.split import PARTS, read_split
+from deepatlas.run.split import read_split, unfit
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def check(
     cohort: Path,
     *,
     split: Path | None = None,
+    annotated: Path | None = None,
+    ignore_value: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CohortCheck:
     """Look at every file of a cohort once and tell all that is found, errors and less.
@@ -83,13 +86,16 @@ def check(
     ----------
     split : JSON with train, validation and test ids, instead of the cohort's own split; no subject
         may be in two of them.
+    annotated : JSON of what was annotated in which scan, instead of the cohort's annotations.json.
+    ignore_value : label value of voxels of which nothing is known, beside that of the cohort.
     progress : called with the number of scans read and their total.
 
     Raises
     ------
     BadInput : the folder is missing, of no known layout, or holds no image.
     """
-    scans = read_cohort(cohort)
+    scans = read_cohort(cohort, annotated)
+    scans = replace(scans, ignored=DataConfig(ignore_value=ignore_value).ignored(scans))
     parts, wrong = _parts(scans, split)
     facts = survey(scans, progress)
     said = [Finding("choice", note, (scans.root,)) for note in scans.notes]
@@ -99,13 +105,13 @@ def check(
 
 def _parts(cohort: Cohort, split: Path | None) -> tuple[dict[str, list[str]], list[Finding]]:
     """The parts of a split file, or of the cohort's own split, and what is wrong with it."""
-    if split is None:
-        return {part: list(ids) for part, ids in (cohort.split or {}).items()}, []
+    given = cohort.root if split is None else Path(split)
+    parts = {part: list(ids) for part, ids in (cohort.split or {}).items()}
     try:
-        parts = read_split(split, cohort)
+        parts = parts if split is None else read_split(split, cohort)
     except BadInput as error:
-        return {}, from_faults(error.faults, "split", Path(split))
-    return {name: parts[name] for name in PARTS if name in parts}, []
+        return {}, from_faults(error.faults, "split", given)
+    return parts, from_faults(unfit(parts, cohort, given) if parts else (), "split", given)
 
 
 def _looked_at(cohort: Cohort, facts: Survey) -> LookedAt:

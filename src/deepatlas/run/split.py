@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from deepatlas.data.randomness import permutation
 from deepatlas.errors import BadInput
+from deepatlas.io.json_file import load_json
 from deepatlas.io.subject import Cohort
 
 PARTS = ("train", "validation", "test")
@@ -38,14 +38,10 @@ def make_split(
     parts = read_split(split, cohort) if split else _own_split(cohort)
     parts = {name: sorted(parts.get(name, [])) for name in PARTS}
     _refuse_straddling(parts, cohort, given)
+    if faults := unfit(parts, cohort, given):
+        raise BadInput([*cohort.faults, *faults])
     have = {subject.id for subject in cohort.labelled}
     available = [name for name in parts["train"] if name in have]
-    unlabelled = [name for name in parts["validation"] if name not in have]
-    if unlabelled:
-        raise BadInput(
-            f"{given}: validation scans need labels, and {', '.join(unlabelled[:5])} have none; "
-            "move them to train"
-        )
     return {
         **parts,
         "labelled": _choose(labelled, available, seed),
@@ -64,10 +60,27 @@ def _own_split(cohort: Cohort) -> dict[str, list[str]]:
     """The split that the cohort brings along, or every scan for training."""
     if cohort.split is None:
         return {"train": [subject.id for subject in cohort.subjects]}
-    if not cohort.split.get("train"):
-        missing = f"{cohort.root}: no scan is in the part train; expected at least one"
-        raise BadInput([*cohort.faults, missing])
     return {part: list(ids) for part, ids in cohort.split.items()}
+
+
+def unfit(parts: Mapping[str, Sequence[str]], cohort: Cohort, given: Path) -> list[str]:
+    """What is wrong with parts that train nothing, or validate by scans without labels.
+
+    Parameters
+    ----------
+    given : the file or folder that names the parts.
+    """
+    faults = []
+    if not parts.get("train"):
+        faults.append(f"{given}: no scan is in the part train; expected at least one")
+    have = {subject.id for subject in cohort.labelled}
+    unlabelled = [name for name in parts.get("validation", ()) if name not in have]
+    if unlabelled:
+        faults.append(
+            f"{given}: validation scans need labels, and {', '.join(unlabelled[:5])} have none; "
+            "move them to train"
+        )
+    return faults
 
 
 def _refuse_straddling(parts: dict[str, list[str]], cohort: Cohort, given: Path) -> None:
@@ -96,7 +109,7 @@ def read_split(path: Path, cohort: Cohort) -> dict[str, list[str]]:
     BadInput : a file that cannot be read, unknown or repeated ids.
     """
     try:
-        parts = json.loads(Path(path).read_text(encoding="utf-8"))
+        parts = load_json(path)
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: cannot be read as JSON ({error})") from None
     if not _is_split(parts):

@@ -17,7 +17,7 @@ from deepatlas.data.batches import Batches
 from deepatlas.data.cache import default_cache, prepare_cohort
 from deepatlas.data.check import check_cohort
 from deepatlas.data.config import DataConfig
-from deepatlas.data.label_notes import label_notes
+from deepatlas.data.label_notes import label_notes, some, untaught
 from deepatlas.data.plan import Plan, make_plan
 from deepatlas.data.prepare import PreparedScan, say_if_misaligned
 from deepatlas.data.survey import Survey
@@ -270,8 +270,22 @@ def _check_flips(recipe: Recipe, plan: Plan) -> None:
                 )
 
 
-def _say_what_cannot_be(job: Job) -> None:
-    """What a recipe asks for and these scans do not have, where training goes on without it."""
+def _say_what_cannot_be(job: Job, plan: Plan, facts: Survey) -> None:
+    """What a recipe asks for and these scans do not have, where training goes on without it.
+
+    Where no structure can be learnt, it does not go on: BadInput.
+    """
+    labelled = set(job.split["labelled"])
+    teaching = [subject for subject in job.cohort.subjects if subject.id in labelled]
+    unknown = untaught(teaching, facts, plan) if teaching else []
+    if unknown:
+        told = (
+            f"{job.cohort.root}: of the {len(teaching)} label maps that training uses none has "
+            f"{some(unknown)}, annotated there"
+        )
+        if len(unknown) == len(plan.label_values):
+            raise BadInput(f"{told}; look at the values in --label-groups and annotations.json")
+        logger.warning("%s: not learnt", told)
     weak = [s.name for s in job.recipe.stages if isinstance(s.task, Registration)
             and s.task.uses_labels]  # fmt: skip
     if weak and len(job.split["labelled"]) < 2:
@@ -323,7 +337,7 @@ def _begin(job: Job, plan: Plan, facts: Survey, prepared: Mapping[str, PreparedS
 def _train(job: Job, facts: Survey, start: RunFolder | None, progress: Progress) -> None:
     plan = _plan(job, facts, start)
     _check_flips(job.recipe, plan)
-    _say_what_cannot_be(job)
+    _say_what_cannot_be(job, plan, facts)
     networks = _networks(job, plan, start)
     prepared = prepare_cohort(
         _needed(job),

@@ -16,6 +16,7 @@ from deepatlas.spatial.velocity import integrate
 
 FADE_VOXELS = 16  # beyond its grid a displacement fades to zero over this margin or more
 COINCIDE_VOXELS = 1e-4  # closer to a voxel's centre than this, its value is taken as it is
+_SMALL_BOX, _WIDEST_BOX = 1 << 24, 8  # voxels an inverse may have; above, times those of the map
 
 
 class Transform(ABC):
@@ -152,13 +153,24 @@ class DisplacementField(Transform):
 
         Beyond what the map reaches, within that box, it is that of the map continued by its border
         values; beyond the box it is the identity, as everywhere for a field.
+
+        Raises
+        ------
+        ValueError : steps that lead so far away that the box would fill the memory.
         """
         reached = (identity_grid(self.geometry.shape)[0] + self.voxels).flatten(1)
-        first = reached.amin(dim=1).add(1e-3).floor().long()
-        shape = (reached.amax(dim=1).sub(1e-3).ceil().long() - first + 1).clamp(min=1).tolist()
-        voxels = invert(self.voxels.unsqueeze(0), first=first.tolist(), shape=shape)[0]
+        first = reached.amin(dim=1).add(1e-3).floor().double()
+        size = (reached.amax(dim=1).sub(1e-3).ceil().double() - first + 1).clamp(min=1)
+        own = math.prod(self.geometry.shape)
+        if not float(size.prod()) <= max(_SMALL_BOX, _WIDEST_BOX * own):
+            raise ValueError(
+                f"some steps of its field lead far away, so that its inverse would have "
+                f"{float(size.prod()):.1e} voxels, and the field has {own:.1e}"
+            )
+        shape = size.long().tolist()
+        voxels = invert(self.voxels.unsqueeze(0), first=first.long().tolist(), shape=shape)[0]
         affine = self.geometry.affine.clone()
-        affine[:-1, -1] = self.geometry.to_mm(first.double())
+        affine[:-1, -1] = self.geometry.to_mm(first)
         return DisplacementField(voxels, Geometry(tuple(shape), affine))
 
     def parts(self) -> list[Affine | DisplacementField]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from deepatlas.errors import BadInput
@@ -23,6 +24,7 @@ from deepatlas.io.subject import Cohort, Subject
 
 LOOKS_LIKE = "a BIDS dataset with sub-*/anat/ and segmentations in derivatives/"
 
+_DIGITS = 18  # of a label value: it fits into 64 bits
 _NO_SCAN = {"dseg", "probseg", "mask", "defacemask"}
 _BY_CSV = "list the scans and the label maps that you mean in a CSV"
 
@@ -140,6 +142,7 @@ def _segmentations(
     by_folder: dict[Path, list[_File]] = {}
     for image in images.values():
         by_folder.setdefault(image.name.folder, []).append(image)
+    own_spaces = {None, "orig", *(image.name.suffix for image in images.values())}
     found: list[_Segmentation] = []
     left_out: Counter[str] = Counter()
     for base in (root, derivatives, *below):
@@ -150,7 +153,8 @@ def _segmentations(
             if predicted:
                 left_out["were predicted by deepatlas"] += 1
                 continue
-            if not _in_own_space(file.name, images):
+            entities = file.name.entities
+            if entities.get("space") not in own_spaces or {"res", "den"} & entities.keys():
                 left_out["lie in another space than their scan"] += 1
                 continue
             owners = _owners(file.name, by_folder.get(file.name.folder, []))
@@ -165,12 +169,6 @@ def _segmentations(
     if not found:
         notes.append(f"no scan has labels: no segmentation (*_dseg) of one in {derivatives}")
     return found
-
-
-def _in_own_space(name: BidsName, images: Mapping[str, _File]) -> bool:
-    """Whether a segmentation lies on the grid of the scan that it was made from."""
-    own = {None, "orig", *(image.name.suffix for image in images.values())}
-    return name.entities.get("space") in own and not {"res", "den"} & name.entities.keys()
 
 
 def _owners(name: BidsName, images: Sequence[_File]) -> list[str]:
@@ -192,13 +190,13 @@ def _read_names(
 ) -> None:
     """Add the label names of all tables that hold for these segmentations."""
     tables: dict[Path, None] = {}
+    tables_in = cache(lambda folder: sorted(folder.glob("*dseg.tsv")))
     for segmentation in segmentations:
-        for folder in (segmentation.file.path.parent, *segmentation.file.path.parents):
-            for path in sorted(folder.glob("*dseg.tsv")):
+        entities = segmentation.file.name.entities.items()
+        for folder in segmentation.file.path.parents:
+            for path in tables_in(folder):
                 table = parse_name(path.stem)
-                if table is not None and table.entities.items() <= (
-                    segmentation.file.name.entities.items()
-                ):
+                if table is not None and table.entities.items() <= entities:
                     tables[path] = None
             if folder == segmentation.base:
                 break
@@ -223,7 +221,7 @@ def _table(path: Path, faults: list[str]) -> dict[int, str]:
         return {}
     names: dict[int, str] = {}
     for line, row in rows:
-        if not row["index"].isdecimal():
+        if not row["index"].isdecimal() or len(row["index"]) > _DIGITS:
             faults.append(
                 f"{path}, line {line}: the index is {row['index']!r}; expected a whole number"
             )

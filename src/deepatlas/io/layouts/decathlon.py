@@ -13,7 +13,6 @@ import re
 from pathlib import Path
 
 from deepatlas.errors import Fault
-from deepatlas.io.images import scan_id
 from deepatlas.io.layouts.folder import pair_up
 from deepatlas.io.layouts.names import LabelTable, label_table, read_json
 from deepatlas.io.subject import Cohort, Subject
@@ -35,20 +34,26 @@ def read(root: Path) -> Cohort:
 
 
 def _channel_faults(subjects: tuple[Subject, ...]) -> list[str]:
-    """nnU-Net scans of several channels: x_0000 and x_0001 are one scan, not two."""
+    """nnU-Net scans of several channels: x_0000 and x_0001 are one scan, not two.
+
+    Numbered scans look alike; but one of them has labels of its own, which no channel has.
+    """
     ids = {subject.id for subject in subjects}
-    faults: list[str] = []
+    channels: dict[str, list[Subject]] = {}
     for subject in subjects:
-        channel = re.fullmatch(r"(.+)_000[1-9]", scan_id(subject.image))
+        channel = re.fullmatch(r"(.+)_000[1-9]", subject.id)
         if channel and channel[1] in ids:
-            faults.append(
-                Fault(
-                    f"{subject.image}: a further channel of scan '{channel[1]}'; a scan has one "
-                    "channel here: keep one file of each scan",
-                    "several-channels",
-                )
-            )
-    return faults
+            channels.setdefault(channel[1], []).append(subject)
+    return [
+        Fault(
+            f"{subject.image}: a further channel of scan '{scan}'; a scan has one channel here: "
+            "keep one file of each scan",
+            "several-channels",
+        )
+        for scan, others in channels.items()
+        if all(subject.labels is None for subject in others)
+        for subject in others
+    ]
 
 
 def _label_table(path: Path) -> LabelTable:

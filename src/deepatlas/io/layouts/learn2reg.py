@@ -5,8 +5,8 @@ The JSON lists `training` scans (`{"image": ..., "label": ..., "mask": ...}`), p
 `labels` (`{"0": {"1": "Left-Cerebral-White-Matter"}}`). Of `NAME_0001_0002.nii.gz` the first number
 is the subject, the second the modality or the time: another scan of that subject.
 
-The scans of the pairs are the test part: no network is trained on them or chosen by them. `test`
-scans have no labels and take no part.
+The scans of the pairs, and others of their subjects, are the test part: no network is trained on
+them or chosen by them. `test` scans have no labels and take no part.
 
 Source: https://learn2reg.grand-challenge.org (Hering et al., Learn2Reg, IEEE TMI 42(3), 2023).
 """
@@ -59,7 +59,8 @@ def read(path: Path) -> Cohort:
             subjects[subject.id] = subject
     pairs = _pairs(content, file, subjects, faults)
     table = _label_table(content.get("labels"), file)
-    held_out = {identifier for pair in pairs for identifier in pair}
+    persons = {subjects[identifier].person for pair in pairs for identifier in pair}
+    held_out = {s.id for s in subjects.values() if s.person in persons}
     split = {
         "train": tuple(sorted(subjects.keys() - held_out)),
         "test": tuple(sorted(held_out)),
@@ -194,5 +195,7 @@ def _notes(content: Mapping[str, Any], kind: str, held_out: set[str]) -> tuple[s
     if kind == "mask":
         notes.append("no scan has labels: the masks are taken as label maps")
     if held_out:
-        notes.append(f"{len(held_out)} scans of the registration pairs are the test part")
+        notes.append(
+            f"{len(held_out)} scans of the subjects in registration pairs are the test part"
+        )
     return tuple(notes)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deepatlas.io.json_file import load_json
+from deepatlas.io.label_groups import LARGEST
+
 
 @dataclass(frozen=True)
 class LabelTable:
@@ -20,10 +23,7 @@ class LabelTable:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; OSError or ValueError where there is none."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except RecursionError:
-        raise ValueError("nested without end") from None
+    content = load_json(path)
     if not isinstance(content, dict):
         raise ValueError('expected an object {"labels": ...}')
     return content
@@ -66,9 +66,8 @@ def label_table(table: Any, path: Path) -> LabelTable:
 
 def _entry(key: str, value: Any) -> tuple[str, tuple[int, ...]]:
     """Name and label values of one entry of `labels`, in either style."""
-    if isinstance(value, str):
-        return value, (int(key),)
-    values = value if isinstance(value, list) else [value]
-    if not values or any(isinstance(v, bool) or int(v) != v for v in values):
+    name, values = (value, [int(key)]) if isinstance(value, str) else (key, value)
+    values = values if isinstance(values, list) else [values]
+    if not values or any(isinstance(v, bool) or int(v) != v or abs(v) > LARGEST for v in values):
         raise ValueError("label values are integers")
-    return key, tuple(sorted(int(v) for v in values))
+    return name, tuple(sorted(int(v) for v in values))

@@ -95,20 +95,22 @@ def read(path: Path) -> Cohort:
 
 
 def _file(folder: Path, cell: str, where: str, kind: str, faults: list[str]) -> Path | None:
-    """The file that a cell names; None, and a fault, where there is none."""
+    """The file, or DICOM folder, that a cell names; None, and a fault, where there is none."""
     if not cell:
         faults.append(f"{where}: names no {kind}; give its path, or remove the row")
         return None
     path = folder / cell
-    if not os.path.isfile(path):  # unlike Path.is_file, False for a name that cannot be one
+    if not os.path.exists(path):  # unlike Path.exists, False for a name that cannot be one
         faults.append(
             f"{where}: there is no {kind} {path}; paths are relative to the table's folder: "
             "check this one"
         )
         return None
     if not is_scan(path):
+        what = "a folder without DICOM files" if path.is_dir() else "not a scan by its name"
         faults.append(
-            f"{where}: {path.name} is not a scan by its name; expected one of {ENDINGS}: convert it"
+            f"{where}: {path.name} is {what}; expected one of {ENDINGS}, or the folder of a DICOM "
+            "series: convert it"
         )
         return None
     return path

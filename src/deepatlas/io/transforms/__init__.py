@@ -112,7 +112,10 @@ def write_transform(
     path = Path(path)
     if needs_grid(path):
         if fixed is None:
-            raise BadInput(f"{path}: a field lies on a grid; give the scan that it starts from")
+            raise BadInput(
+                f"{path}: a field lies on a grid; give the scan that it starts from, --fixed "
+                "(--moving for an inverse)"
+            )
         if is_nifti(path):
             return write_displacement(path, transform, fixed, like)
         _log.warning("%s: X5 is a draft; keep an .h5 beside it", path)

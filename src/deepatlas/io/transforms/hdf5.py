@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 
 import h5py
 import numpy as np
@@ -15,6 +16,7 @@ _GROUP = "TransformGroup"
 _PACKED = 1000  # numbers from which on they are compressed
 _CHUNK = 1 << 18
 UNPACKED = 2000  # to one, that numbers are packed at most
+_HEAP = b"GCOL\1\0\0\0"
 
 
 def encode(records: Sequence[Record]) -> bytes:
@@ -55,8 +57,7 @@ def decode(content: bytes, path: object) -> list[Record]:
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
             group = file[_GROUP]
-            room = len(content) * UNPACKED
-            records = [_read(group[str(number)], path, room) for number in range(len(group))]
+            records = [_read(group[str(number)], path, content) for number in range(len(group))]
     except BadInput:
         raise
     except Exception as error:  # h5py raises nearly anything for a damaged file
@@ -66,17 +67,65 @@ def decode(content: bytes, path: object) -> list[Record]:
     return [record for record in reversed(records) if record.kind != COMPOSITE]
 
 
-def _read(group: h5py.Group, path: object, room: int) -> Record:
-    """A record whose numbers take no more than `room` bytes."""
-    name = group["TransformType"][0]
-    kind, ndim = parse_type(name.decode() if isinstance(name, bytes) else str(name), path)
+def _read(group: h5py.Group, path: object, content: bytes) -> Record:
+    """A record; its numbers are no more than the file's bytes could have been packed from."""
+    kind, ndim = parse_type(_word(group["TransformType"], content), path)
     if kind == COMPOSITE:
         return Record(kind, ndim)
     fixed, numbers = (
         group[name if name in group else name.replace("sform", "form")]  # of older ITK
         for name in ("TransformFixedParameters", "TransformParameters")
     )
-    if fixed.nbytes + numbers.nbytes > room:
+    if fixed.nbytes + numbers.nbytes > len(content) * UNPACKED:
         raise ValueError(f"it claims {fixed.size + numbers.size} numbers")
     fixed, numbers = fixed[()], numbers[()]
     return Record(kind, ndim, np.asarray(fixed, np.float64).ravel(), np.asarray(numbers).ravel())
+
+
+def _word(dataset: h5py.Dataset, content: bytes) -> str:
+    """The one string of a dataset.
+
+    One of variable length is looked up in the file's bytes (a heap, in the terms of HDF5), because
+    the library never returns, or ends the process, where a few of them are damaged.
+    """
+    kind = h5py.check_string_dtype(dataset.dtype)
+    if kind is None or dataset.size != 1:
+        raise ValueError("its type is no text")
+    if kind.length is not None:
+        return bytes(np.ravel(dataset[()])[0]).decode("ascii")
+    start = dataset.id.get_offset()
+    length, heap, wanted = struct.unpack_from("<IQI", content, -1 if start is None else start)
+    for number, start, size in _objects(content, heap):
+        if number == wanted and length <= size:
+            return content[start : start + length].rstrip(b"\0").decode("ascii")
+    raise ValueError("its type is not there")
+
+
+def _objects(content: bytes, heap: int) -> Iterator[tuple[int, int, int]]:
+    """Number, first byte and size of what a global heap of HDF5 holds; ValueError if damaged.
+
+    Source: HDF5 File Format Specification, III.E.
+    """
+    if content[heap : heap + 5] != b"GCOL\1":
+        raise ValueError("a heap is damaged")
+    (size,) = struct.unpack_from("<Q", content, heap + 8)
+    at, end = heap + 16, heap + size
+    if end > len(content):
+        raise ValueError("a heap is cut")
+    while at + 16 <= end:
+        number, size = struct.unpack_from("<H6xQ", content, at)
+        if number == 0 and at + size == end:  # the room that is left
+            return
+        if number == 0 or at + 16 + size > end:
+            raise ValueError("a heap is damaged")
+        yield number, at + 16, size
+        at += 16 + (size + 7) // 8 * 8
+
+
+def check_heaps(content: bytes) -> None:
+    """ValueError where a global heap of a file is damaged, before HDF5 reads texts in it."""
+    heap = content.find(_HEAP)
+    while heap >= 0:
+        for _ in _objects(content, heap):
+            pass
+        heap = content.find(_HEAP, heap + 1)

@@ -40,7 +40,8 @@ def decode(content: bytes, path: object) -> list[Record]:
 def _read(content: bytes, path: object) -> tuple[str, np.ndarray, bytes]:
     """Name and values of the first matrix, and what follows it."""
     damaged = BadInput(
-        f"{path}: damaged, or not a transform in a MATLAB-4 file; copy or write it again"
+        f"{path}: damaged, or not a transform in a MATLAB-4 file; copy or write it again, or "
+        "convert a matrix of FSL with --from fsl"
     )
     if len(content) < _HEADER:
         raise damaged

@@ -64,10 +64,14 @@ def read_displacement(path: Path) -> DisplacementField:
     header, values = decode_array(read_content(path), path)
     shape = values.shape
     if not _is_field(shape):
+        learn2reg = ": convert a field of Learn2Reg with --from learn2reg"
         raise BadInput(
             f"{path}: has {'x'.join(map(str, shape))} values; expected a displacement field of "
             "X x Y x Z x 1 x 3 (or X x Y x 1 x 1 x 2) values, as ITK writes it"
+            f"{learn2reg if len(shape) == 4 else ''}"
         )
+    if not np.isfinite(values).all():
+        raise BadInput(f"{path}: has steps that are NaN or infinite; write it again")
     d, intent = shape[4], int(header["intent_code"])
     if intent not in (_VECTOR, _DISPLACEMENT):
         raise BadInput(

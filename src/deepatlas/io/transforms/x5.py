@@ -18,7 +18,7 @@ import torch
 from deepatlas.errors import BadInput
 from deepatlas.io.atomic import write_bytes
 from deepatlas.io.nifti import read_content
-from deepatlas.io.transforms.hdf5 import UNPACKED
+from deepatlas.io.transforms.hdf5 import UNPACKED, check_heaps
 from deepatlas.spatial.geometry import Geometry
 from deepatlas.spatial.transform import Affine, DisplacementField, Transform
 
@@ -67,6 +67,7 @@ def read_x5(path: Path) -> Affine | DisplacementField:
     """
     try:
         content = read_content(path)
+        check_heaps(content)
         with h5py.File(io.BytesIO(content), "r") as file:
             nodes = list(file["TransformGroup"].values())
             claimed = sum(node["Transform"].nbytes for node in nodes)
@@ -74,7 +75,10 @@ def read_x5(path: Path) -> Affine | DisplacementField:
                 raise ValueError(f"it claims {claimed} bytes")
             kinds = [{name: str(node.attrs.get(name, "")) for name in _FIELD} for node in nodes]
             if kinds == [_LINEAR] and nodes[0].attrs.get("ArrayLength", 1) == 1:
-                return Affine(torch.from_numpy(nodes[0]["Transform"][()].astype(np.float64)))
+                matrix = torch.from_numpy(nodes[0]["Transform"][()].astype(np.float64))
+                if not bool(torch.linalg.inv(matrix).isfinite().all()):
+                    raise ValueError("a matrix without an inverse")
+                return Affine(matrix)
             if kinds == [_FIELD]:
                 return _field(nodes[0])
     except BadInput:

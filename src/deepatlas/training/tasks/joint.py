@@ -229,6 +229,7 @@ class JointTask(Task):
             if "fixed" in batch.views:
                 view = batch.views["fixed"]
                 image, carried = view.image(image), view.probabilities(carried)
+                present = view.present(present)
         return self.networks["segmentation"](image).softmax(dim=1), carried, present
 
     def _carry_prediction(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

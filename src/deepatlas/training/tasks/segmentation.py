@@ -84,10 +84,10 @@ def check_batch(batch: int) -> None:
 def supervised(network: nn.Module, batch: Batch, config: Any) -> Tensor:
     """Loss of the softmax of (augmented) labelled scans, role "scan", against their labels."""
     scans = batch.scans["scan"]
-    image, labels = scans.image, scans.labels
+    image, labels, present = scans.image, scans.labels, scans.present
     if "scan" in batch.views:
         view = batch.views["scan"]
-        image, labels = view.image(image), view.labels(labels)
+        image, labels, present = view.image(image), view.labels(labels), view.present(present)
     probabilities = network(image).softmax(dim=1)
     target, weight = scans.known(scans.one_hot(labels))
-    return config.overlap(probabilities, target, present=scans.present, weight=weight)
+    return config.overlap(probabilities, target, present=present, weight=weight)
