@@ -1,4 +1,4 @@
-"""Compiled inner loops for CPUs (numba), each beside a plain PyTorch function that is its reference.
+"""Compiled inner loops for CPUs (numba), each beside a plain PyTorch function, its reference.
 
 A kernel works on rows: flat float32 arrays with channels last, so that the values of a voxel are
 read together. Kernels release the lock of the interpreter and are run by PyTorch's number of
