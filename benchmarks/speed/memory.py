@@ -1,0 +1,86 @@
+"""Peak memory of one call, in a process of its own.
+
+The figure is the largest resident memory while the call ran, less what was resident when it began:
+libraries are loaded, inputs and weights are there, and a tiny call has woken everything up. It
+counts every page that was touched, whoever allocated it (PyTorch, oneDNN, ITK), and no page that
+was only reserved. On a GPU it is what PyTorch's allocator held at most beyond what it began with.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MARK = "peak-mib:"
+UNIT = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss in a MiB
+# For glibc: what is freed goes back at once, so that blocks kept from before do not hide new ones.
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def peak_mib(run: Callable[[], Any]) -> float:
+    """Of one call in this process; of a command that it runs, that of its process as a whole."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    before, children = _start(), _of_children()
+    kept = run()
+    peak = _highest() - before
+    del kept
+    return _of_children() if _of_children() > children else peak
+
+
+def _start() -> float:
+    """Forget the highest mark so far; what is resident now, in MiB."""
+    try:
+        CLEAR.write_text("5", encoding="ascii")
+        return _status("VmRSS")
+    except OSError:  # not Linux: the mark so far is above what is resident, so this says too little
+        return _highest()
+
+
+def _highest() -> float:
+    try:
+        return _status("VmHWM")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / UNIT
+
+
+def _of_children() -> float:
+    """Of the largest child process so far; it counts libraries too."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / UNIT
+
+
+def _status(name: str) -> float:
+    for line in STATUS.read_text(encoding="ascii").splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) / 2**10
+    raise OSError(f"{STATUS} has no {name}")
+
+
+def in_child(row: str, candidate: int, parameters: Mapping[str, Any], threads: int) -> float | None:
+    """Peak memory of a candidate of a row, or None with a sentence where the child failed."""
+    task = {"row": row, "candidate": candidate, "parameters": dict(parameters), "threads": threads}
+    command = [sys.executable, "-m", "benchmarks.speed", "--child", json.dumps(task)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **GIVE_BACK}
+    )
+    for line in done.stdout.splitlines():
+        if line.startswith(MARK):
+            return float(line.removeprefix(MARK))
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    print(f"  memory of {row}, candidate {candidate}: failed ({last[:200]})", flush=True)
+    return None
