@@ -11,10 +11,9 @@ Writes speed.json, speed.md and speed.png.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
-from collections.abc import Mapping
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,12 @@ PARTS = PROFILE, AGREEMENT = ("profile", "agreement")
 def main() -> None:
     """Measure and write."""
     given = arguments()
+    warnings.filterwarnings("ignore", module="monai")  # on how it indexes, at every call site
     # Before ITK is loaded, which reads it once.
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(given.threads)
     import torch
 
     torch.set_num_threads(given.threads)
-    if given.child:
-        child(json.loads(given.child))
-        return
     bench(given)
 
 
@@ -45,7 +42,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--small", action="store_true", help="smaller volumes, fewer rounds")
     parser.add_argument(
-        "--only", nargs="+", metavar="ROW", help="these rows, or profile or agreement"
+        "--only", nargs="+", metavar="ROW", help="these rows; profile and agreement are two"
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seconds", type=float, default=1.0, help="factor on the time per row")
@@ -54,77 +51,67 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--moving", help="a scan, for the same")
     parser.add_argument("--fixed", help="another")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def child(task: Mapping[str, Any]) -> None:
-    """Measure the memory of one candidate, in this process alone."""
-    import torch
-
-    from benchmarks.speed import memory
-    from benchmarks.speed.rows import ROWS
-
-    torch.set_num_threads(task["threads"])
-    row = ROWS[task["row"]]
-    if row.tiny:
-        row.build(**{**task["parameters"], **row.tiny}).candidates[task["candidate"]].run()
-    candidate = row.build(**task["parameters"]).candidates[task["candidate"]]
-    print(memory.MARK, memory.peak_mib(candidate.run))
 
 
 def bench(given: argparse.Namespace) -> None:
     """All rows, one after the other, and the report."""
-    from benchmarks.speed import agreement, machine, profile, report, results
+    from benchmarks.speed import agreement, machine, memory, profile, report
     from benchmarks.speed.rows import ROWS
 
     begun = time.monotonic()
     unknown = set(given.only or ()) - {*ROWS, *PARTS}
     if unknown:
         raise SystemExit(f"no row {', '.join(sorted(unknown))}; choose of {', '.join(ROWS)}")
-    facts = machine.facts(given.threads)
-    print(json.dumps(facts), flush=True)
-    ceilings = machine.ceilings(small=given.small)
-    print(json.dumps({name: f"{value:.3g}" for name, value in ceilings.items()}), flush=True)
+    found: dict[str, Any] = {"machine": machine.facts(given.threads), "profiles": {}}
+    found["ceilings"] = ceilings = machine.ceilings(small=given.small)
+    print(*(report.machine(found["machine"]), report.ceilings(ceilings)), sep="\n\n", flush=True)
+    found["rows"], found["failed"] = _rows(given)
+    for name, value in machine.ceilings(small=given.small).items():
+        ceilings[name] = max(ceilings[name], value)
+    if not given.no_memory:
+        rows = {row["name"]: row["parameters"] for row in found["rows"]}
+        peaks = memory.in_child(rows, given.threads)
+        for row in found["rows"]:
+            for entry, peak in zip(row["candidates"], peaks.get(row["name"], ()), strict=False):
+                entry["peak_mib"] = peak
+    if _wanted(PROFILE, given):
+        ceiling, size = machine.convolution_ceiling(ceilings), 48 if given.small else 96
+        for name, step in profile.steps(size).items():
+            found["profiles"][name] = {"size": size, **profile.profiled(step, ceiling)}
+            print(report.profile_line(name, found["profiles"][name]), flush=True)
+    if _wanted(AGREEMENT, given):
+        sizes = SMALL_AGREEMENT if given.small else FULL_AGREEMENT
+        found["agreement"] = agreement.agreement(**sizes)
+    minutes = round((time.monotonic() - begun) / 60, 1)
+    found["machine"] |= {"minutes": minutes, "small": given.small}
+    report.write(given.out, found)
+
+
+def _rows(given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """What was measured, and by name what failed."""
+    from benchmarks.speed import report, results
+    from benchmarks.speed.rows import ROWS
+
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     for row in ROWS.values():
         parameters = _parameters(row, given)
-        if parameters is None or (given.only and row.name not in given.only):
+        if parameters is None or not _wanted(row.name, given):
             continue
         try:
-            found = results.measured(
-                row,
-                parameters,
-                ceilings,
-                small=given.small,
-                threads=given.threads,
-                seconds=given.seconds,
-                with_memory=not given.no_memory,
-            )
+            found = results.measured(row, parameters, small=given.small, seconds=given.seconds)
         except (RuntimeError, ImportError) as fault:  # of a peer; the other rows are still worth it
             failed[row.name] = str(fault)
             print(f"{row.name}: failed: {fault}", flush=True)
         else:
             rows.append(found)
             print(report.line(found), flush=True)
-    profiles = {}
-    if not given.only or PROFILE in given.only:
-        ceiling = machine.convolution_ceiling(ceilings)
-        size = 48 if given.small else 96
-        for name, step in profile.steps(size).items():
-            profiles[name] = {"size": size, **profile.profiled(step, ceiling)}
-            print(report.profile_line(name, profiles[name]), flush=True)
-    agreed = None
-    if not given.only or AGREEMENT in given.only:
-        agreed = agreement.agreement(**(SMALL_AGREEMENT if given.small else FULL_AGREEMENT))
-    facts["minutes"] = round((time.monotonic() - begun) / 60, 1)
-    facts["small"] = given.small
-    report.write(
-        given.out,
-        {"machine": facts, "ceilings": ceilings, "rows": rows, "profiles": profiles}
-        | {"agreement": agreed, "failed": failed},
-    )
+    return rows, failed
+
+
+def _wanted(name: str, given: argparse.Namespace) -> bool:
+    return not given.only or name in given.only
 
 
 def _parameters(row: Any, given: argparse.Namespace) -> dict[str, Any] | None:

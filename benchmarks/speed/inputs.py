@@ -41,3 +41,12 @@ def probabilities(batch: int, classes: int, shape: Sequence[int], *, seed: int =
 def labels(batch: int, classes: int, shape: Sequence[int], *, seed: int = 0) -> Tensor:
     """(B, *S) int64."""
     return smooth(batch, classes, shape, seed=seed + 4000).argmax(dim=1)
+
+
+def within_cells(field: Tensor, margin: float = 0.02) -> Tensor:
+    """A field moved a little, so that no voxel is sent closer than `margin` to a cell's face.
+
+    There the derivative of a linear interpolation jumps, and rounding decides on which side.
+    """
+    whole = field.floor()
+    return whole + (field - whole).clamp(margin, 1 - margin)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 PACKAGES = (
     "torch", "numpy", "monai", "voxelmorph", "neurite", "antspyx", "SimpleITK",
@@ -92,6 +93,14 @@ def _best(run: Callable[[], Any], goes: int) -> float:
     return best
 
 
-def convolution_ceiling(found: dict[str, float]) -> float:
+def convolution_flops(run: Callable[[], Any]) -> float:
+    """Floating-point operations of all convolutions of a call, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    counts = counter.get_flop_counts().get("Global", {})
+    return float(sum(count for name, count in counts.items() if "convolution" in str(name)))
+
+
+def convolution_ceiling(found: Mapping[str, float]) -> float:
     """The best that a bfloat16 convolution or product reached, FLOP/s."""
     return max(value for name, value in found.items() if "bfloat16" in name)

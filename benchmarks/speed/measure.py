@@ -42,13 +42,11 @@ class Case:
     Parameters
     ----------
     least_bytes : every input read and every output written once, forward and backward.
-    flops : of all convolutions, forward and backward.
     comparable : whether all candidates compute the same, so that values can be compared.
     """
 
     candidates: Sequence[Candidate]
     least_bytes: float | None = None
-    flops: float | None = None
     comparable: bool = True
     note: str = ""
 
@@ -78,7 +76,6 @@ class Row:
     seconds: float = 40.0
     least: int = 5
     needs: Sequence[str] = ()
-    memory: bool = True
 
 
 @dataclass(frozen=True)

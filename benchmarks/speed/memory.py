@@ -1,9 +1,10 @@
-"""Peak memory of one call, in a process of its own.
+"""Peak memory of one call, measured in a process that does nothing else.
 
 The figure is the largest resident memory while the call ran, less what was resident when it began:
 libraries are loaded, inputs and weights are there, and a tiny call has woken everything up. It
 counts every page that was touched, whoever allocated it (PyTorch, oneDNN, ITK), and no page that
-was only reserved. On a GPU it is what PyTorch's allocator held at most beyond what it began with.
+was only reserved. Of a command it is the largest resident memory of its process, libraries too. On
+a GPU it is what PyTorch's allocator held at most beyond what it began with.
 """
 
 from __future__ import annotations
@@ -71,16 +72,44 @@ def _status(name: str) -> float:
     raise OSError(f"{STATUS} has no {name}")
 
 
-def in_child(row: str, candidate: int, parameters: Mapping[str, Any], threads: int) -> float | None:
-    """Peak memory of a candidate of a row, or None with a sentence where the child failed."""
-    task = {"row": row, "candidate": candidate, "parameters": dict(parameters), "threads": threads}
-    command = [sys.executable, "-m", "benchmarks.speed", "--child", json.dumps(task)]
+def in_child(rows: Mapping[str, Mapping[str, Any]], threads: int) -> dict[str, list[float]]:
+    """Peaks in MiB of all candidates of some rows, given with their parameters, by row.
+
+    A row that fails, and those after one that ends the process, are left out, with a sentence.
+    """
+    command = [sys.executable, "-m", "benchmarks.speed.memory", str(threads), json.dumps(rows)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, **GIVE_BACK}
     )
+    found: dict[str, list[float]] = {}
     for line in done.stdout.splitlines():
         if line.startswith(MARK):
-            return float(line.removeprefix(MARK))
-    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    print(f"  memory of {row}, candidate {candidate}: failed ({last[:200]})", flush=True)
-    return None
+            found |= json.loads(line.removeprefix(MARK))
+    if missing := [name for name in rows if name not in found]:
+        said = done.stderr.strip().splitlines()[-1:]
+        print(f"memory of {', '.join(missing)}: failed {said}", flush=True)
+    return found
+
+
+def main() -> None:
+    """The child: one line of JSON a row."""
+    threads, rows = int(sys.argv[1]), json.loads(sys.argv[2])
+    torch.set_num_threads(threads)
+    from benchmarks.speed.rows import ROWS
+
+    for name, parameters in rows.items():
+        row = ROWS[name]
+        try:
+            if row.tiny:
+                for candidate in row.build(**{**parameters, **row.tiny}).candidates:
+                    candidate.run()
+            case = row.build(**parameters)
+            peaks = [peak_mib(candidate.run) for candidate in case.candidates]
+        except (RuntimeError, ImportError, MemoryError) as fault:
+            print(f"{name}: {fault}", file=sys.stderr)
+            continue
+        print(MARK, json.dumps({name: peaks}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

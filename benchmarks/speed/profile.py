@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed import inputs
+from benchmarks.speed.machine import convolution_flops
 from benchmarks.speed.rows.tutorial import Monai, Ours, made_up, stepping
 from deepatlas.data.batches import Batch, Scans
 from deepatlas.networks.registration import build_registration
@@ -58,10 +58,7 @@ def profiled(step: Callable[[], Any], ceiling: float, *, goes: int = 7) -> dict[
     operations, FLOPs of convolutions and the time they would take at the ceiling.
     """
     step()
-    with FlopCounterMode(display=False) as counter:
-        step()
-    counts = counter.get_flop_counts()["Global"]
-    flops = float(sum(count for name, count in counts.items() if "convolution" in str(name)))
+    flops = convolution_flops(step)
     own = min((_own_times(step) for _ in range(goes)), key=lambda times: sum(times.values()))
     kinds: dict[str, float] = defaultdict(float)
     for name, seconds in own.items():

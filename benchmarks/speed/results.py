@@ -1,4 +1,4 @@
-"""A row measured: times, ratios, memory, errors, shares of the ceilings, as plain values."""
+"""A row measured: times, ratios and errors, as plain values."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.speed import memory
+from benchmarks.speed.machine import convolution_ceiling, convolution_flops
 from benchmarks.speed.measure import Case, Row, error, ratio, spread, take_turns
 
 
 def measured(
     row: Row,
     parameters: Mapping[str, Any],
-    ceilings: Mapping[str, float],
     *,
     small: bool,
-    threads: int,
     seconds: float = 1.0,
-    with_memory: bool = True,
 ) -> dict[str, Any]:
     """Everything that the report says about a row.
 
@@ -48,21 +45,16 @@ def measured(
         found.append(entry)
     if case.comparable:
         _add_differences(case, found)
-    ours = found[0]["seconds"]["median"]
-    result = {
+    return {
         "name": row.name,
         "title": row.title,
         "parameters": dict(parameters),
         "note": case.note,
         "goals": dict(row.goals),
         "candidates": found,
-        "share_of_copy": case.least_bytes and case.least_bytes / ours / ceilings["copy_bytes"],
+        "least_bytes": case.least_bytes,
+        "convolution_flops": convolution_flops(runs[0]),
     }
-    del case, runs
-    if with_memory and row.memory:
-        for k, entry in enumerate(found):
-            entry["peak_mib"] = memory.in_child(row.name, k, parameters, threads)
-    return result
 
 
 def _add_differences(case: Case, found: Sequence[dict[str, Any]]) -> None:
@@ -99,6 +91,16 @@ def rounds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         "counted": {w: step["candidates"][0]["seconds"]["n"] for w, step in steps.items()},
         "parameters": dict(steps["registration"]["parameters"]),
     }
+
+
+def share(row: Mapping[str, Any], ceilings: Mapping[str, float]) -> tuple[float, str] | None:
+    """How near our median comes to what the machine can do, and at what."""
+    ours = row["candidates"][0]["seconds"]["median"]
+    if row["convolution_flops"]:
+        return row["convolution_flops"] / ours / convolution_ceiling(ceilings), "convolutions"
+    if row["least_bytes"]:
+        return row["least_bytes"] / ours / ceilings["copy_bytes"], "a copy"
+    return None
 
 
 def _named(results: Sequence[Mapping[str, Any]], name: str) -> Any:

@@ -37,12 +37,12 @@ def in_both(
         leaves = [
             x.detach().clone().requires_grad_(w) for x, w in zip(tensors, wanted, strict=True)
         ]
-        with torch.no_grad():
-            out = function(*leaves)
         upstream = None
-        if out.ndim:
-            upstream = inputs.smooth(out.shape[0], out[0, :1].shape[0], out.shape[2:], seed=9)
-            upstream = upstream.to(out.dtype).expand_as(out).contiguous()
+        if any(wanted):
+            with torch.no_grad():
+                out = function(*leaves)
+            if out.ndim:
+                upstream = inputs.smooth(*out.shape[:2], out.shape[2:], seed=9).to(out.dtype)
 
         def run() -> Outputs:
             leaves_wanted = [x for x in leaves if x.requires_grad]
@@ -65,7 +65,8 @@ def _warping(
     image = inputs.image(batch, shape) if channels == 1 else inputs.probabilities(
         batch, channels, shape
     )  # fmt: skip
-    given, wanted = (image, inputs.field(batch, shape)), (by_image, by_field)
+    field = inputs.within_cells(inputs.field(batch, shape))
+    given, wanted = (image, field), (by_image, by_field)
     peer = Warp(mode="bilinear", padding_mode="border")
     d, voxels = len(shape), batch * math.prod(shape)
     forward = 2 * channels + d
