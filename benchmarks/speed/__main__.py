@@ -31,6 +31,8 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(given.threads)
+    if given.device != "cpu":  # for a default device every call of torch goes through Python
+        torch.set_default_device(given.device)
     bench(given)
 
 
@@ -45,6 +47,7 @@ def arguments() -> argparse.Namespace:
         "--only", nargs="+", metavar="ROW", help="these rows; profile and agreement are two"
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--device", default="cpu", help="of all but ANTs and SimpleITK, as cuda")
     parser.add_argument("--seconds", type=float, default=1.0, help="factor on the time per row")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     parser.add_argument("--run", help="a trained run, for the row of commands")
@@ -71,7 +74,7 @@ def bench(given: argparse.Namespace) -> None:
         ceilings[name] = max(ceilings[name], value)
     if not given.no_memory:
         rows = {row["name"]: row["parameters"] for row in found["rows"]}
-        peaks = memory.in_child(rows, given.threads)
+        peaks = memory.in_child(rows, given.threads, given.device)
         for row in found["rows"]:
             for entry, peak in zip(row["candidates"], peaks.get(row["name"], ()), strict=False):
                 entry["peak_mib"] = peak

@@ -22,7 +22,10 @@ TRAINING, HELD_OUT, SEED = 8, 8, 2026
 def agreement(size: int, steps: int) -> dict[str, Any]:
     """Losses after that many steps, by candidate, and how far ours lie from MONAI's."""
     phantom = Phantom(seed=SEED, shape=(size,) * 3)
-    subjects = [_scan(phantom, k) for k in range(TRAINING + HELD_OUT)]
+    with torch.device("cpu"):
+        subjects = [_scan(phantom, k) for k in range(TRAINING + HELD_OUT)]
+    device = torch.get_default_device()
+    subjects = [(image.to(device), labels.to(device)) for image, labels in subjects]
     parts = Monai(size)
     trainers = {"deepatlas": Trainer(Ours(size)), "MONAI": Trainer(parts)}
     start = _scores(trainers["MONAI"], parts, subjects[TRAINING:])

@@ -1,4 +1,7 @@
-"""Images, fields and label maps of any size, cheap to make and smooth as real ones are."""
+"""Images, fields and label maps of any size, cheap to make and smooth as real ones are.
+
+All are drawn on the CPU and lie on torch's default device, which the command line sets.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,20 @@ def smooth(
     batch: int, channels: int, shape: Sequence[int], *, step: int = 8, seed: int = 0
 ) -> Tensor:
     """Smooth noise (B, C, *S), standard deviation about 1; values agree over `step` voxels."""
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator("cpu").manual_seed(seed)
     coarse = [max(3, n // step) for n in shape]
-    noise = torch.randn(batch, channels, *coarse, generator=random)
+    noise = torch.randn(batch, channels, *coarse, generator=random, device="cpu")
     mode = "trilinear" if len(shape) == 3 else "bilinear"
     out = F.interpolate(noise, size=list(shape), mode=mode, align_corners=True)
-    return (out / out.std()).contiguous()
+    return (out / out.std()).contiguous().to(torch.get_default_device())
 
 
 def image(batch: int, shape: Sequence[int], *, seed: int = 0) -> Tensor:
     """(B, 1, *S) in [0, 1], smooth with fine texture."""
-    random = torch.Generator().manual_seed(seed + 1000)
+    random = torch.Generator("cpu").manual_seed(seed + 1000)
     base = torch.sigmoid(smooth(batch, 1, shape, seed=seed))
-    return (base + 0.03 * torch.randn(base.shape, generator=random)).clamp(0, 1)
+    texture = torch.randn(base.shape, generator=random, device="cpu").to(base.device)
+    return (base + 0.03 * texture).clamp(0, 1)
 
 
 def field(batch: int, shape: Sequence[int], *, voxels: float = 3.0, seed: int = 0) -> Tensor:

@@ -54,7 +54,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def ceilings(*, small: bool, device: str = "cpu") -> dict[str, float]:
+def ceilings(*, small: bool) -> dict[str, float]:
     """The best of several goes: FLOP/s of products and convolutions, bytes/s of a copy.
 
     A copy counts what it reads and what it writes.
@@ -64,17 +64,21 @@ def ceilings(*, small: bool, device: str = "cpu") -> dict[str, float]:
     found: dict[str, float] = {}
     for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
         n = 2048 if small else 4096
-        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        a, b = (torch.randn(n, n, device=torch.get_default_device()).to(dtype) for _ in range(2))
         found[f"product_{name}_flops"] = 2 * n**3 / _best(lambda a=a, b=b: a @ b, goes)
         for channels in (32, 64):
-            x = torch.randn(2, channels, size, size, size, device=device).to(dtype)
-            w = torch.randn(channels, channels, 3, 3, 3, device=device).to(dtype)
+            x = torch.randn(2, channels, size, size, size, device=torch.get_default_device()).to(
+                dtype
+            )
+            w = torch.randn(channels, channels, 3, 3, 3, device=torch.get_default_device()).to(
+                dtype
+            )
             x, w = (t.contiguous(memory_format=torch.channels_last_3d) for t in (x, w))
             work = 2 * 27 * channels * channels * 2 * size**3
             found[f"convolution_{channels}_{name}_flops"] = work / _best(
                 lambda x=x, w=w: F.conv3d(x, w, padding=1), goes
             )
-    source = torch.randn(2**26 if small else 2**27, device=device)
+    source = torch.randn(2**26 if small else 2**27, device=torch.get_default_device())
     target = torch.empty_like(source)
     seconds = _best(lambda: target.copy_(source), goes)
     found["copy_bytes"] = 2 * source.numel() * source.element_size() / seconds

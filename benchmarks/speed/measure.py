@@ -157,11 +157,12 @@ def error(outputs: Outputs, reference: Outputs) -> Error:
     """Of all outputs; both sequences must have the same shapes."""
     absolute, relative = 0.0, 0.0
     for out, exact in zip(outputs, reference, strict=True):
-        exact = exact.detach().double()
+        exact = exact.detach().double().to(out.device)
         apart = float((out.detach().double() - exact).abs().max())
         absolute = max(absolute, apart)
         relative = max(relative, apart / max(float(exact.abs().max()), 1e-300))
-    mean = float((outputs[0].detach().double() - reference[0].detach().double()).abs().mean())
+    value, exact = (x[0].detach().double().cpu() for x in (outputs, reference))
+    mean = float((value - exact).abs().mean())
     return Error(absolute, relative, mean)
 
 

@@ -31,7 +31,7 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def peak_mib(run: Callable[[], Any]) -> float:
     """Of one call in this process; of a command that it runs, that of its process as a whole."""
     gc.collect()
-    if torch.cuda.is_available():
+    if torch.get_default_device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
@@ -72,12 +72,15 @@ def _status(name: str) -> float:
     raise OSError(f"{STATUS} has no {name}")
 
 
-def in_child(rows: Mapping[str, Mapping[str, Any]], threads: int) -> dict[str, list[float]]:
+def in_child(
+    rows: Mapping[str, Mapping[str, Any]], threads: int, device: str = "cpu"
+) -> dict[str, list[float]]:
     """Peaks in MiB of all candidates of some rows, given with their parameters, by row.
 
     A row that fails, and those after one that ends the process, are left out, with a sentence.
     """
-    command = [sys.executable, "-m", "benchmarks.speed.memory", str(threads), json.dumps(rows)]
+    task = [str(threads), device, json.dumps(rows)]
+    command = [sys.executable, "-m", "benchmarks.speed.memory", *task]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, **GIVE_BACK}
     )
@@ -93,11 +96,13 @@ def in_child(rows: Mapping[str, Mapping[str, Any]], threads: int) -> dict[str, l
 
 def main() -> None:
     """The child: one line of JSON a row."""
-    threads, rows = int(sys.argv[1]), json.loads(sys.argv[2])
-    torch.set_num_threads(threads)
+    threads, device, rows = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    if device != "cpu":
+        torch.set_default_device(device)
     from benchmarks.speed.rows import ROWS
 
-    for name, parameters in rows.items():
+    for name, parameters in json.loads(rows).items():
         row = ROWS[name]
         try:
             if row.tiny:

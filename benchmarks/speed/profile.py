@@ -108,7 +108,7 @@ def _recipe_step(size: int, which: str) -> Callable[[], Any]:
         }
     )
     context = Context((1.0,) * 3, 1000, (0, stage.name), labelled=4, unlabelled=8)
-    run = StageRun(stage, networks, context, torch.device("cpu"), recipe.training.precision)
+    run = StageRun(stage, networks, context, torch.get_default_device(), recipe.training.precision)
     index = run.turns.index(which)
     batch = _batch(run.task.request(index), size)
 
@@ -131,6 +131,7 @@ def _batch(request: Mapping[str, Any], size: int) -> Batch:
             ids=tuple(f"{role}{k}" for k in range(draw.count)),
         )
         if draw.augment is not None:
-            random = torch.Generator().manual_seed(number)
-            views[role] = draw.augment.draw(draw.count, [size] * 3, random, None)
+            random = torch.Generator("cpu").manual_seed(number)
+            with torch.device("cpu"):
+                views[role] = draw.augment.draw(draw.count, [size] * 3, random, None)
     return Batch(scans, views)

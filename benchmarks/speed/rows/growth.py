@@ -21,7 +21,7 @@ def register(sizes: Sequence[int]) -> Case:
 
         @torch.inference_mode()
         def run() -> Outputs:
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(moving.device.type, torch.bfloat16):
                 field = network(moving, fixed).displacement
             return (warp(moving, field),)
 

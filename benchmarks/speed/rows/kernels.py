@@ -131,9 +131,9 @@ def warp_forward(size: int) -> Case:
     """Forward only, what inference does; SimpleITK's field is in mm and its own layout."""
     shape = [size] * 3
     image, field = inputs.image(1, shape), inputs.field(1, shape)
-    itk_image = SimpleITK.GetImageFromArray(image[0, 0].numpy().transpose(2, 1, 0).copy())
+    itk_image = SimpleITK.GetImageFromArray(image[0, 0].cpu().numpy().transpose(2, 1, 0).copy())
     itk_field = SimpleITK.GetImageFromArray(
-        field[0].numpy().transpose(3, 2, 1, 0).astype(np.float64), isVector=True
+        field[0].cpu().numpy().transpose(3, 2, 1, 0).astype(np.float64), isVector=True
     )
 
     def by_itk() -> Outputs:
@@ -156,7 +156,7 @@ def jacobian(size: int) -> Case:
     shape = [size] * 3
     field = inputs.field(1, shape, voxels=1.0)
     itk_field = SimpleITK.GetImageFromArray(
-        field[0].numpy().transpose(3, 2, 1, 0).astype(np.float64), isVector=True
+        field[0].cpu().numpy().transpose(3, 2, 1, 0).astype(np.float64), isVector=True
     )
 
     def by_itk() -> Outputs:

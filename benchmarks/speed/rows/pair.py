@@ -56,7 +56,7 @@ def default_network(shape: Sequence[int]) -> Case:
 
     @torch.inference_mode()
     def run() -> Outputs:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(moving.device.type, torch.bfloat16):
             return (ours(moving, fixed).displacement,)
 
     @torch.inference_mode()
@@ -93,11 +93,13 @@ def against_syn(shape: Sequence[int]) -> Case:
     ours = our_network()
     fixed = inputs.image(1, shape)
     moving = warp(fixed, inputs.field(1, shape, voxels=2.0), outside="border")
-    images = {name: ants.from_numpy(x[0, 0].numpy()) for name, x in (("f", fixed), ("m", moving))}
+    images = {
+        name: ants.from_numpy(x[0, 0].cpu().numpy()) for name, x in (("f", fixed), ("m", moving))
+    }
 
     @torch.inference_mode()
     def run() -> Outputs:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(moving.device.type, torch.bfloat16):
             field = ours(moving, fixed).displacement
         return (warp(moving, field),)
 
