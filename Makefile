@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -c constrain
 # One thread per test process in the fast suite: the processes share the cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-slow check format setup clean
+.PHONY: help demo test test-slow check format bench bench-small setup clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -34,6 +34,12 @@ check: setup  ## lint, format and types only
 format: setup  ## put the code into the one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-bench  ## speed and memory against the peers; BENCH_ARGS="--run RUN ..."
+	$(BIN)/python -m benchmarks.speed $(BENCH_ARGS)
+
+bench-small: $(VENV)/.installed-bench  ## the same on smaller volumes, under 5 minutes
+	$(BIN)/python -m benchmarks.speed --small --out build/speed $(BENCH_ARGS)
 
 setup: $(VENV)/.installed-dev  ## the virtual environment with all that developers need
 
@@ -62,4 +68,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.created
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo "deepatlas: installing into $(VENV), with the tools for tests; the first time takes some minutes"
 	$(INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: pyproject.toml constraints.txt | $(VENV)/.created
+	@echo "deepatlas: installing into $(VENV), with the peers of the benchmarks"
+	$(INSTALL) -e '.[bench]'
 	@touch $@ $(VENV)/.installed

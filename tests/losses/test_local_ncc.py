@@ -181,7 +181,7 @@ def test_only_wanted_gradients_are_computed(monkeypatch: pytest.MonkeyPatch) -> 
     calls = []
     original = lncc._box_back
     monkeypatch.setattr(lncc, "_box_back", lambda *x: calls.append(1) or original(*x))
-    a, b = _pair(1, 1, 6, 8, 7)
+    a, b = (x.double() for x in _pair(1, 1, 6, 8, 7))  # the plain way
     LocalNCC(3)(a, b)
     with torch.no_grad():
         LocalNCC(3)(a.requires_grad_(), b)

@@ -13,7 +13,7 @@ from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from deepatlas.spatial.grid import identity_grid, interpolate, sample
-from deepatlas.spatial.warp import positions, warp
+from deepatlas.spatial.warp import warp
 
 SHAPES = [(9, 13), (12, 7, 10), (1, 6), (5, 1, 8), (211, 3)]
 MODES: tuple[Any, ...] = ("linear", "nearest")
@@ -112,14 +112,6 @@ def test_bfloat16_keeps_part_of_a_voxel_far_from_the_origin() -> None:
         far = (torch.arange(300) > 128) & (ramp < 7)
         far[-1] = False
         torch.testing.assert_close(moved[0, 0, far, 0].float(), ramp[far] + 0.25)
-
-
-def test_positions_are_never_half_precision() -> None:
-    displacement = torch.full((1, 2, 300, 4), 0.25, dtype=torch.float16)
-    where = positions(displacement)
-    assert where.dtype == torch.float32
-    assert where[0, 0, -1, 0] == 299.25
-    assert positions(displacement.double()).dtype == torch.float64
 
 
 def test_integers_move_whole() -> None:

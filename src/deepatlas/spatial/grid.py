@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deepatlas.kernels import sampling, usable
+
 Mode = Literal["linear", "nearest"]
 Outside = Literal["zeros", "border"]
 
@@ -34,7 +36,12 @@ def identity_grid(
 
 
 def sample(
-    image: Tensor, index: Tensor, *, mode: Mode = "linear", outside: Outside = "zeros"
+    image: Tensor,
+    index: Tensor,
+    *,
+    mode: Mode = "linear",
+    outside: Outside = "zeros",
+    relative: bool = False,
 ) -> Tensor:
     """Values of an image at fractional voxel indices.
 
@@ -43,35 +50,55 @@ def sample(
     image : (B, C, *S), d = 2 or 3 axes of space.
     index : (B, d, *T) voxel indices into S, component n along array axis n.
     outside : what lies beyond the outermost voxel centres: "zeros", or the nearest "border" voxel.
+    relative : index is a displacement, added to the index of each of its own voxels.
 
     Returns
     -------
     (B, C, *T) in the image's dtype; positions and weights are float32 (float64 for a float64 image
     and for integers) whatever autocast says, because bfloat16 steps by whole voxels above 128.
     """
+    _check(image, index, mode)
+    coarse = image.is_floating_point() and image.dtype != torch.float64
+    exact = torch.float32 if coarse else torch.float64
+    with torch.autocast(image.device.type, enabled=False):
+        values, places = image.to(exact), index.to(exact)
+        if mode == "linear" and usable(values, places):
+            out = sampling.sample(values, places, relative=relative, zeros=outside == "zeros")
+        else:
+            if relative:
+                places = places + identity_grid(places.shape[2:], device=places.device, dtype=exact)
+            out = _grid_sample(values, places, mode, outside)
+    return out.to(image.dtype)
+
+
+def _check(image: Tensor, index: Tensor, mode: Mode) -> None:
     space = image.shape[2:]
     if index.shape[1] != len(space):
         raise ValueError(f"{index.shape[1]} index components for an image of {len(space)} axes")
+    if len(index) != len(image) or index.ndim != image.ndim:
+        raise ValueError(
+            f"an image of shape {tuple(image.shape)} cannot be sampled at an index of shape "
+            f"{tuple(index.shape)}"
+        )
     if mode == "linear" and not image.is_floating_point():
         raise ValueError(f"an image of {image.dtype} has no values between voxels; say nearest")
-    coarse = image.is_floating_point() and image.dtype != torch.float64
-    exact = torch.float32 if coarse else torch.float64
+
+
+def _grid_sample(image: Tensor, index: Tensor, mode: Mode, outside: Outside) -> Tensor:
+    space = image.shape[2:]
     if outside == "zeros" and 1 in space:  # [-1, 1] cannot say how far from a single voxel
         image = F.pad(image, [end for n in reversed(space) for end in (0, int(n == 1))])
         space = image.shape[2:]
-    with torch.autocast(image.device.type, enabled=False):
-        coordinates = [
-            index[:, n].to(exact) * (2.0 / max(space[n] - 1, 1)) - 1.0
-            for n in reversed(range(len(space)))
-        ]
-        out = F.grid_sample(
-            image.to(exact),
-            torch.stack(coordinates, dim=-1),
-            mode=_MODES[mode],
-            padding_mode=outside,
-            align_corners=True,
-        )
-    return out.to(image.dtype)
+    coordinates = [
+        index[:, n] * (2.0 / max(space[n] - 1, 1)) - 1.0 for n in reversed(range(len(space)))
+    ]
+    return F.grid_sample(
+        image,
+        torch.stack(coordinates, dim=-1),
+        mode=_MODES[mode],
+        padding_mode=outside,
+        align_corners=True,
+    )
 
 
 def interpolate(image: Tensor, index: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from deepatlas.kernels import sampling, usable
 from deepatlas.spatial.field import compose
 
 
@@ -15,6 +16,8 @@ def integrate(velocity: Tensor, *, squarings: int = 7) -> Tensor:
     velocity : (B, d, *S) in voxels, float32.
     squarings : the flow at time 2^-squarings is taken as linear, then composed with itself.
     """
+    if usable(velocity):
+        return sampling.integrate(velocity, squarings)
     displacement = velocity * (0.5**squarings)
     for _ in range(squarings):
         displacement = compose(displacement, displacement)

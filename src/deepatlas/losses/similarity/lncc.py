@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from deepatlas.kernels import usable
+from deepatlas.kernels.local_correlation import local_correlation
 from deepatlas.losses.fused import with_gradient
 from deepatlas.losses.precision import full_precision, same_shape, widen
 
@@ -58,6 +60,8 @@ class LocalNCC:
                 mask = mask.detach().squeeze(1).to(fixed.dtype).contiguous()
 
             def compute(wanted: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
+                if usable(warped, fixed):
+                    return _compiled(warped, fixed, mask, self, wanted)
                 return _value_and_gradients(warped, fixed, mask, self, wanted)
 
             return with_gradient(compute, warped, fixed)
@@ -106,6 +110,21 @@ def _value_and_gradients(
             gradient.addcmul_(other, box_p).addcmul_(image, _box_back(q, part.window))
             gradients[k] = gradient if mask is None else gradient.mul_(mask)
     return value, gradients
+
+
+def _compiled(
+    a: Tensor, b: Tensor, mask: Tensor | None, part: LocalNCC, wanted: Sequence[bool]
+) -> tuple[Tensor, list[Tensor | None]]:
+    """What `_value_and_gradients` returns."""
+    one, other = (_centred(x, mask).contiguous() for x in (a, b))
+    turned = wanted[1] and not wanted[0]  # both images are treated alike
+    if turned:
+        one, other = other, one
+    value, found = local_correlation(
+        one, other, mask, part.window // 2, part.signed, part.smallest_variance, sum(wanted)
+    )
+    gradients: list[Tensor | None] = [*found, None, None][:2]
+    return 1 - value, gradients[::-1] if turned else gradients
 
 
 def _centred(image: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,0 +1,137 @@
+"""Where the time of a training step goes: convolutions, and all the rest by kind of operation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.speed import inputs
+from benchmarks.speed.machine import convolution_flops
+from benchmarks.speed.rows.tutorial import Monai, Ours, made_up, stepping
+from deepatlas.data.batches import Batch, Scans
+from deepatlas.networks.registration import build_registration
+from deepatlas.networks.segmentation import build_segmentation
+from deepatlas.training.recipe import load_recipe
+from deepatlas.training.stage_run import StageRun
+from deepatlas.training.tasks.base import Context
+
+RECIPE, CLASSES = "da", 4
+# In this order: the first that occurs in an operation's name says its kind.
+KINDS = (
+    ("convolution", ("convolution", "conv")),
+    ("sampling", ("grid_sampler",)),
+    ("pooling", ("pool",)),
+    ("normalisation", ("norm", "_NormActivation", "bmm", "addcmul")),
+    ("activation", ("leaky_relu", "prelu", "dropout", "softmax", "native_dropout", "bernoulli")),
+    ("losses of ours", ("_WithGradient",)),
+    ("copies", ("copy_", "cat", "clone", "stack", "fill_", "zero_", "one_hot", "scatter", "index")),
+    ("optimiser", ("_fused_adam", "_foreach", "lerp")),
+    ("upsampling", ("upsample",)),
+    ("reductions", ("sum", "mean", "einsum")),
+    ("element by element", ("mul", "add", "sub", "div", "sqrt", "abs", "where", "clamp", "pow")),
+)
+
+
+def steps(size: int) -> dict[str, Callable[[], Any]]:
+    """Training steps by name: of our recipe, and of the tutorial with our parts and MONAI's."""
+    pair = made_up(size)
+    return {
+        "recipe-registration": _recipe_step(size, "registration"),
+        "recipe-segmentation": _recipe_step(size, "segmentation"),
+        "tutorial-registration": stepping(Ours(size), "registration", pair),
+        "tutorial-segmentation": stepping(Ours(size), "segmentation", pair),
+        "tutorial-registration-monai": stepping(Monai(size), "registration", pair),
+    }
+
+
+def profiled(step: Callable[[], Any], ceiling: float, *, goes: int = 7) -> dict[str, Any]:
+    """The fastest of some steps, the one least disturbed by whatever else the machine does.
+
+    Returns
+    -------
+    seconds of all operations together, share of each kind of operation, the dearest
+    operations, FLOPs of convolutions and the time they would take at the ceiling.
+    """
+    step()
+    flops = convolution_flops(step)
+    own = min((_own_times(step) for _ in range(goes)), key=lambda times: sum(times.values()))
+    kinds: dict[str, float] = defaultdict(float)
+    for name, seconds in own.items():
+        kinds[kind_of(name)] += seconds
+    total = sum(own.values())
+    convolutions = kinds["convolution"]
+    return {
+        "seconds": total,
+        "kinds": dict(sorted(kinds.items(), key=lambda item: -item[1])),
+        "dearest": sorted(own.items(), key=lambda item: -item[1])[:15],
+        "convolution_flops": flops,
+        "convolutions_at_ceiling": flops / ceiling,
+        "convolutions": convolutions,
+        "rest": total - convolutions,
+    }
+
+
+def _own_times(step: Callable[[], Any]) -> dict[str, float]:
+    """Seconds of each operation by itself, without those it calls."""
+    with profile(activities=[ProfilerActivity.CPU]) as record:
+        step()
+    own: dict[str, float] = defaultdict(float)
+    for event in record.key_averages():
+        own[event.key] += event.self_cpu_time_total / 1e6
+    return own
+
+
+def kind_of(operation: str) -> str:
+    """The kind of an operation of the profiler, "other" for none of `KINDS`."""
+    for kind, words in KINDS:
+        if any(word in operation for word in words):
+            return kind
+    return "other"
+
+
+def _recipe_step(size: int, which: str) -> Callable[[], Any]:
+    """The joint stage of our recipe, batch 2, on images that are made up."""
+    recipe = load_recipe(RECIPE)
+    stage = recipe.stages[-1]
+    torch.manual_seed(0)
+    networks = nn.ModuleDict(
+        {
+            "segmentation": build_segmentation(
+                recipe.networks["segmentation"], ndim=3, classes=CLASSES
+            ),
+            "registration": build_registration(recipe.networks["registration"], ndim=3),
+        }
+    )
+    context = Context((1.0,) * 3, 1000, (0, stage.name), labelled=4, unlabelled=8)
+    run = StageRun(stage, networks, context, torch.get_default_device(), recipe.training.precision)
+    index = run.turns.index(which)
+    batch = _batch(run.task.request(index), size)
+
+    def step() -> Any:
+        return run.step(index, batch)
+
+    return step
+
+
+def _batch(request: Mapping[str, Any], size: int) -> Batch:
+    """What a task asks for, of images that are made up."""
+    scans, views = {}, {}
+    for number, (role, draw) in enumerate(request.items()):
+        has = draw.labelled == "yes"
+        scans[role] = Scans(
+            image=inputs.image(draw.count, [size] * 3, seed=number),
+            labels=inputs.labels(draw.count, CLASSES, [size] * 3, seed=number) * has,
+            labelled=torch.full((draw.count,), has),
+            present=torch.full((draw.count, CLASSES - 1), has),
+            ids=tuple(f"{role}{k}" for k in range(draw.count)),
+        )
+        if draw.augment is not None:
+            random = torch.Generator("cpu").manual_seed(number)
+            with torch.device("cpu"):
+                views[role] = draw.augment.draw(draw.count, [size] * 3, random, None)
+    return Batch(scans, views)

@@ -1,0 +1,12 @@
+"""The rows of the table, one file per kind of work; `ROWS` is the list of all."""
+
+from __future__ import annotations
+
+from benchmarks.speed.measure import Row
+from benchmarks.speed.rows import command, growth, kernels, losses, pair, tutorial
+
+ROWS: dict[str, Row] = {
+    row.name: row
+    for part in (tutorial, kernels, losses, pair, command, growth)
+    for row in part.ROWS
+}

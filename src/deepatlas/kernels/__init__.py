@@ -1,0 +1,73 @@
+"""Compiled inner loops for CPUs (numba), each beside a plain PyTorch function, its reference.
+
+A kernel works on rows: flat float32 arrays with channels last, so that the values of a voxel are
+read together. Kernels release the lock of the interpreter and are run by PyTorch's number of
+threads. Where numba is missing, on other devices and in other types the plain functions are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_MOST_THREADS = 256
+_plain = 0
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """A context in which no kernel is used."""
+    global _plain
+    _plain += 1
+    try:
+        yield
+    finally:
+        _plain -= 1
+
+
+@lru_cache(maxsize=1)
+def _installed() -> bool:
+    return find_spec("numba") is not None
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether kernels can work on these tensors."""
+    fit = all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
+    return fit and not _plain and _installed()
+
+
+@lru_cache(maxsize=1)
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="deepatlas-kernel")
+
+
+def in_parts(kernel: Callable[..., Any], count: int, *arguments: Any) -> list[Any]:
+    """Call kernel(*arguments, first, last) on parts of range(count), a thread each.
+
+    Returns what the parts return, in order.
+    """
+    threads = min(torch.get_num_threads(), _MOST_THREADS, count)
+    if threads <= 1:
+        return [kernel(*arguments, 0, count)]
+    cuts = [count * n // threads for n in range(threads + 1)]
+    parts = [(cuts[n], cuts[n + 1]) for n in range(threads)]
+    rest = [_pool().submit(kernel, *arguments, *part) for part in parts[1:]]
+    own = kernel(*arguments, *parts[0])
+    return [own, *(part.result() for part in rest)]
+
+
+def to_rows(x: Tensor) -> Tensor:
+    """(B, C, *S) as (B, *S, C), contiguous; a copy only where memory is not laid out so."""
+    return x.movedim(1, -1).contiguous()
+
+
+def flat(rows: Tensor) -> Any:
+    """The same memory as a numpy array of one axis."""
+    return rows.detach().view(-1).numpy()

@@ -1,0 +1,47 @@
+"""Mean local correlation of two images and its gradients, by the sweeps of `correlation`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepatlas.kernels import flat, in_parts
+
+
+def local_correlation(
+    a: Tensor,
+    b: Tensor,
+    mask: Tensor | None,
+    reach: int,
+    signed: bool,
+    smallest_variance: float,
+    wanted: int,
+) -> tuple[Tensor, list[Tensor]]:
+    """Mean over voxels and items of the correlation (or its square), and gradients.
+
+    Parameters
+    ----------
+    a, b, mask : (B, *S), contiguous float32.
+    reach : voxels of the window on either side.
+    wanted : how many gradients, of a first.
+    """
+    from deepatlas.kernels.correlation import correlate, gradients  # numba, slow to import
+
+    items = len(a)
+    shape = (1,) * (4 - a.ndim) + tuple(a.shape[1:])
+    masks = np.empty(0, np.float32) if mask is None else flat(mask)
+    counts = a[0].numel() if mask is None else mask.double().flatten(1).sum(1).numpy()
+    shares = np.full(items, 1 / items) / np.maximum(counts, 1e-12)
+    both = wanted > 1
+    maps = a.new_empty(5 if both else 3, a.numel())
+    images = flat(a), flat(b), masks
+    parts = in_parts(
+        correlate, items * shape[0], *images, shares.astype(np.float32), flat(maps), both,
+        signed, np.float32(smallest_variance), shape, reach,
+    )  # fmt: skip
+    found = [torch.empty_like(a) for _ in range(wanted)]
+    if found:
+        arrays = flat(maps), flat(found[0]), flat(found[-1])
+        in_parts(gradients, items * shape[0], *images, *arrays, both, shape, reach)
+    return a.new_tensor(sum(parts)), found

@@ -1,0 +1,124 @@
+"""Sampling and scaling and squaring by the kernels of `trilinear`, as autograd functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from deepatlas.kernels import flat, in_parts, to_rows
+
+
+def sample(image: Tensor, index: Tensor, *, relative: bool, zeros: bool) -> Tensor:
+    """Linear values of image (B, C, *S) at index (B, d, *T), see `spatial.grid.sample`.
+
+    Parameters
+    ----------
+    relative : the index is added to each point's own; S and T are the same then.
+    zeros : beyond the border the image is 0, else its border value.
+    """
+    return _Sample.apply(image, index, relative, zeros)
+
+
+def integrate(velocity: Tensor, squarings: int) -> Tensor:
+    """Scaling and squaring, see `spatial.velocity.integrate`."""
+    return _Integrate.apply(velocity, squarings)
+
+
+def _three(shape: torch.Size) -> tuple[int, ...]:
+    """The axes of space of rows (B, *S, C), three of them."""
+    space = tuple(shape[1:-1])
+    return (1,) * (3 - len(space)) + space
+
+
+def _planes(rows: Tensor) -> int:
+    return rows.shape[0] * _three(rows.shape)[0]
+
+
+_KNOWN = 4  # channels that kernels are compiled for
+
+
+def _kernels(image: Tensor, index: Tensor, relative: bool, zeros: bool) -> Any:
+    from deepatlas.kernels.trilinear import kernels  # numba, slow to import
+
+    channels = image.shape[-1]
+    return kernels(index.shape[-1], channels if channels <= _KNOWN else 0, relative, zeros)
+
+
+def _shapes(image: Tensor, index: Tensor) -> tuple[Any, ...]:
+    return _three(image.shape), _three(index.shape), image.shape[-1]
+
+
+def _sampled(image: Tensor, index: Tensor, how: tuple[bool, bool]) -> Tensor:
+    out = image.new_empty(*index.shape[:-1], image.shape[-1])
+    arrays = flat(image), flat(index), flat(out)
+    in_parts(_kernels(image, index, *how).values, _planes(index), *arrays, *_shapes(image, index))
+    return out
+
+
+def _index_gradient(image: Tensor, index: Tensor, grad: Tensor, how: tuple[bool, bool]) -> Tensor:
+    out = torch.empty_like(index)
+    arrays = flat(image), flat(index), flat(grad), flat(out)
+    kernel = _kernels(image, index, *how).index_gradient
+    in_parts(kernel, _planes(index), *arrays, *_shapes(image, index))
+    return out
+
+
+def _add_image_gradient(
+    into: Tensor, index: Tensor, grad: Tensor, how: tuple[bool, bool]
+) -> Tensor:
+    arrays = flat(index), flat(grad), flat(into)
+    kernel = _kernels(into, index, *how).image_gradient
+    in_parts(kernel, _planes(into), *arrays, *_shapes(into, index))
+    return into
+
+
+_COMPOSED = (True, False)
+
+
+class _Sample(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, index: Tensor, relative: bool, zeros: bool) -> Tensor:
+        image, index = to_rows(image), to_rows(index)
+        ctx.save_for_backward(image, index)
+        ctx.how = relative, zeros
+        return _sampled(image, index, ctx.how).movedim(-1, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        image, index = ctx.saved_tensors
+        grad = to_rows(upstream)
+        by_image = by_index = None
+        if ctx.needs_input_grad[0]:
+            into = torch.zeros_like(image)
+            by_image = _add_image_gradient(into, index, grad, ctx.how).movedim(-1, 1)
+        if ctx.needs_input_grad[1]:
+            by_index = _index_gradient(image, index, grad, ctx.how).movedim(-1, 1)
+        return by_image, by_index, None, None
+
+
+class _Integrate(torch.autograd.Function):
+    """Keeps the field of every squaring, and nothing else."""
+
+    @staticmethod
+    def forward(ctx: Any, velocity: Tensor, squarings: int) -> Tensor:
+        field = to_rows(velocity * 0.5**squarings)
+        kept = []
+        for _ in range(squarings):
+            kept.append(field)
+            field = _sampled(field, field, _COMPOSED).add_(field)
+        ctx.save_for_backward(*kept)
+        return field.movedim(-1, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        grad = to_rows(upstream)
+        kept = ctx.saved_tensors
+        for field in reversed(kept):
+            by_index = _index_gradient(field, field, grad, _COMPOSED)
+            grad = _add_image_gradient(by_index.add_(grad), field, grad, _COMPOSED)
+        return grad.movedim(-1, 1) * 0.5 ** len(kept), None

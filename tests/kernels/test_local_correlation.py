@@ -1,0 +1,47 @@
+"""The correlation kernel against the plain formulas in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from deepatlas.losses.similarity.lncc import LocalNCC
+
+
+@pytest.mark.parametrize("wanted", [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("shape", [(20, 17, 23), (31, 26), (4, 30, 6), (1, 9, 9)])
+def test_value_and_gradients(
+    shape: tuple[int, ...], masked: bool, signed: bool, wanted: tuple[bool, bool]
+) -> None:
+    torch.manual_seed(2)
+    images = torch.rand(2, 3, 1, *shape)
+    images[1] = 0.6 * images[0] + 0.4 * images[1]
+    images[1, 0, 0, 0] = 0.5  # flat windows
+    mask = (torch.rand(3, 1, *shape) > 0.3).float() if masked else None
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        pair = [x.to(dtype).requires_grad_(want) for x, want in zip(images, wanted, strict=True)]
+        loss = LocalNCC(window=5, signed=signed)(*pair, None if mask is None else mask.to(dtype))
+        loss.backward()
+        results.append([loss.detach(), *(x.grad for x in pair if x.grad is not None)])
+    for one, other in zip(*results, strict=True):
+        atol = 1e-4 * float(other.abs().max())
+        torch.testing.assert_close(one.double(), other, rtol=0, atol=atol)
+
+
+def test_the_number_of_threads_hardly_matters() -> None:
+    torch.manual_seed(2)
+    a, b = torch.rand(2, 1, 1, 14, 12, 13)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            image = a.clone().requires_grad_()
+            LocalNCC(window=9)(image, b).backward()
+            found.append(image.grad)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(*found)
