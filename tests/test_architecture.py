@@ -19,6 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     ["errors"],
     ["parts", "compute"],
+    ["kernels"],
     ["spatial"],
     ["losses", "networks", "io"],
     ["classical"],

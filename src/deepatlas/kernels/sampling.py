@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -37,14 +38,19 @@ def _planes(rows: Tensor) -> int:
     return rows.shape[0] * _three(rows.shape)[0]
 
 
+def trilinear() -> ModuleType:
+    """The kernels; numba is slow to import."""
+    from deepatlas.kernels import trilinear
+
+    return trilinear
+
+
 _KNOWN = 4  # channels that kernels are compiled for
 
 
-def _kernels(image: Tensor, index: Tensor, relative: bool, zeros: bool) -> Any:
-    from deepatlas.kernels.trilinear import kernels  # numba, slow to import
-
+def _case(image: Tensor, index: Tensor, how: tuple[bool, bool]) -> tuple[int, int, bool, bool]:
     channels = image.shape[-1]
-    return kernels(index.shape[-1], channels if channels <= _KNOWN else 0, relative, zeros)
+    return (index.shape[-1], channels if channels <= _KNOWN else 0, *how)
 
 
 def _shapes(image: Tensor, index: Tensor) -> tuple[Any, ...]:
@@ -54,14 +60,15 @@ def _shapes(image: Tensor, index: Tensor) -> tuple[Any, ...]:
 def _sampled(image: Tensor, index: Tensor, how: tuple[bool, bool]) -> Tensor:
     out = image.new_empty(*index.shape[:-1], image.shape[-1])
     arrays = flat(image), flat(index), flat(out)
-    in_parts(_kernels(image, index, *how).values, _planes(index), *arrays, *_shapes(image, index))
+    kernel = trilinear().values_kernel(*_case(image, index, how))
+    in_parts(kernel, _planes(index), *arrays, *_shapes(image, index))
     return out
 
 
 def _index_gradient(image: Tensor, index: Tensor, grad: Tensor, how: tuple[bool, bool]) -> Tensor:
     out = torch.empty_like(index)
     arrays = flat(image), flat(index), flat(grad), flat(out)
-    kernel = _kernels(image, index, *how).index_gradient
+    kernel = trilinear().index_kernel(*_case(image, index, how))
     in_parts(kernel, _planes(index), *arrays, *_shapes(image, index))
     return out
 
@@ -70,7 +77,7 @@ def _add_image_gradient(
     into: Tensor, index: Tensor, grad: Tensor, how: tuple[bool, bool]
 ) -> Tensor:
     arrays = flat(index), flat(grad), flat(into)
-    kernel = _kernels(into, index, *how).image_gradient
+    kernel = trilinear().image_kernel(*_case(into, index, how))
     in_parts(kernel, _planes(into), *arrays, *_shapes(into, index))
     return into
 

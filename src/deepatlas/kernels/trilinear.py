@@ -12,7 +12,7 @@ All arrays are flat: image (B, *space, channels), index (B, *points, d), values 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -22,14 +22,6 @@ ZERO, ONE = np.float32(0), np.float32(1)
 jit = njit(
     nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp", "reassoc"}
 )
-
-
-class Kernels(NamedTuple):
-    """See `kernels`."""
-
-    values: Any
-    index_gradient: Any
-    image_gradient: Any
 
 
 @jit
@@ -72,15 +64,13 @@ def fade_slope(away):  # type: ignore[no-untyped-def]
     return ONE if away < ZERO and away > -ONE else ZERO
 
 
-@lru_cache(maxsize=64)
-def kernels(d: int, channels: int, relative: bool, zeros: bool) -> Kernels:
-    """Compiled for a case, since loops of known length and no questions are twice as fast.
+# Kernels are compiled for a case, since loops of known length and no questions are twice as fast.
+# d: axes of space; channels: 0 for any number; relative: index is added to each point's own.
 
-    Parameters
-    ----------
-    channels : 0 for any number.
-    relative : index is added to each point's own.
-    """
+
+@lru_cache(maxsize=64)
+def values_kernel(d: int, channels: int, relative: bool, zeros: bool) -> Any:
+    """Fills out, planes first to last of the points of all items."""
 
     @jit
     def values(image, index, out, space, points, count, first, last):  # type: ignore[no-untyped-def]
@@ -120,6 +110,13 @@ def kernels(d: int, channels: int, relative: bool, zeros: bool) -> Kernels:
                         out[o + U(c)] = v0 * factor if zeros else v0
                     k += U(d)
                     o += U(C)
+
+    return values
+
+
+@lru_cache(maxsize=64)
+def index_kernel(d: int, channels: int, relative: bool, zeros: bool) -> Any:
+    """Fills out with the gradient by the index, planes first to last of the points of all items."""
 
     @jit
     def index_gradient(image, index, grad, out, space, points, count, first, last):  # type: ignore[no-untyped-def]
@@ -173,9 +170,15 @@ def kernels(d: int, channels: int, relative: bool, zeros: bool) -> Kernels:
                     k += U(d)
                     o += U(C)
 
+    return index_gradient
+
+
+@lru_cache(maxsize=64)
+def image_kernel(d: int, channels: int, relative: bool, zeros: bool) -> Any:
+    """Adds the gradient by the image to out, planes first to last of the images of all items."""
+
     @jit
     def image_gradient(index, grad, out, space, points, count, first, last):  # type: ignore[no-untyped-def]
-        """Adds to planes first to last of all items."""
         D, H, W = space
         C = channels if channels > 0 else count
         _, sy, sx = steps(space, C)
@@ -214,4 +217,4 @@ def kernels(d: int, channels: int, relative: bool, zeros: bool) -> Kernels:
                         k += U(d)
                         o += U(C)
 
-    return Kernels(values, index_gradient, image_gradient)
+    return image_gradient
