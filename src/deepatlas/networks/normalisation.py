@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from deepatlas.kernels import normalise
+
 _ROW = 64  # voxels taken as one row, where their number allows it
 
 
@@ -32,7 +34,10 @@ class NormActivation(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        return _NormActivation.apply(x, self.weight, self.bias, self.slope, self.epsilon)
+        learned = self.weight, self.bias, self.slope, self.epsilon
+        if normalise.usable(x):
+            return normalise.normalise(x, *learned)
+        return _NormActivation.apply(x, *learned)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -1,0 +1,153 @@
+"""Normalisation and LeakyReLU over channels-last values, bfloat16 or float32, in two passes.
+
+A row is several voxels, so that loops are long: with C channels its length is a multiple of C, and
+what is known of a channel is repeated along it. Values are flat, (items, count); bfloat16 comes as
+uint16, the upper half of a float32.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+F32, U16, U32 = np.float32, np.uint16, np.uint32
+jit = njit(
+    nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp", "reassoc"}
+)
+_BLOCK = 64  # rows summed in float32 before they are added in float64
+
+
+@jit
+def read_half(x):  # type: ignore[no-untyped-def]
+    """A bfloat16 as float32."""
+    return U32(U32(x) << U32(16)).view(F32)
+
+
+@jit
+def write_half(x):  # type: ignore[no-untyped-def]
+    """To the nearest bfloat16, ties to even."""
+    bits = F32(x).view(U32)
+    odd = U32(U32(bits >> U32(16)) & U32(1))
+    return U16(U32(U32(U32(bits + U32(0x7FFF)) + odd) >> U32(16)))
+
+
+@jit
+def read_full(x):  # type: ignore[no-untyped-def]
+    """A float32 as it is."""
+    return x
+
+
+write_full = read_full
+
+
+@lru_cache(maxsize=2)
+def moments_kernel(half: bool) -> Any:
+    """(items, 2, row) float64: sums of values and of squares, by place in the row."""
+    read = read_half if half else read_full
+
+    @jit
+    def moments(x, count, row, first, last):  # type: ignore[no-untyped-def]
+        rows = -(-count // row)
+        out = np.zeros((len(x) // count, 2, row), np.float64)
+        one, two = np.zeros(row, F32), np.zeros(row, F32)
+        for start in range(first, last, _BLOCK):
+            for r in range(start, min(start + _BLOCK, last)):
+                item = r // rows
+                begin = (r % rows) * row
+                values = x[item * count + begin : item * count + min(begin + row, count)]
+                for c in range(len(values)):
+                    v = read(values[c])
+                    one[c] += v
+                    two[c] += v * v
+                if r + 1 == min(start + _BLOCK, last) or (r + 1) % rows == 0:
+                    for c in range(row):
+                        out[item, 0, c] += one[c]
+                        out[item, 1, c] += two[c]
+                    one[:] = 0
+                    two[:] = 0
+        return out
+
+    return moments
+
+
+@lru_cache(maxsize=2)
+def apply_kernel(half: bool) -> Any:
+    """Fills out with LeakyReLU of scale * x + shift; these are (items, row)."""
+    read = read_half if half else read_full
+    write = write_half if half else write_full
+
+    @jit
+    def apply(x, out, scale, shift, slope, count, row, first, last):  # type: ignore[no-untyped-def]
+        rows = -(-count // row)
+        for r in range(first, last):
+            item = r // rows
+            begin = (r % rows) * row
+            low, high = item * count + begin, item * count + min(begin + row, count)
+            values, into, a, b = x[low:high], out[low:high], scale[item], shift[item]
+            for c in range(len(values)):
+                y = a[c] * read(values[c]) + b[c]
+                into[c] = write(y if y > 0 else slope * y)
+
+    return apply
+
+
+@lru_cache(maxsize=2)
+def back_moments_kernel(half: bool) -> Any:
+    """(items, 2, row) float64: sums of the gradient before LeakyReLU, and of it times x."""
+    read = read_half if half else read_full
+
+    @jit
+    def back_moments(x, grad, scale, shift, slope, count, row, first, last):  # type: ignore[no-untyped-def]
+        rows = -(-count // row)
+        out = np.zeros((len(x) // count, 2, row), np.float64)
+        one, two = np.zeros(row, F32), np.zeros(row, F32)
+        for start in range(first, last, _BLOCK):
+            for r in range(start, min(start + _BLOCK, last)):
+                item = r // rows
+                begin = (r % rows) * row
+                low, high = item * count + begin, item * count + min(begin + row, count)
+                values, upstream, a, b = x[low:high], grad[low:high], scale[item], shift[item]
+                for c in range(len(values)):
+                    v = read(values[c])
+                    g = read(upstream[c])
+                    g = g if a[c] * v + b[c] > 0 else slope * g
+                    one[c] += g
+                    two[c] += g * v
+                if r + 1 == min(start + _BLOCK, last) or (r + 1) % rows == 0:
+                    for c in range(row):
+                        out[item, 0, c] += one[c]
+                        out[item, 1, c] += two[c]
+                    one[:] = 0
+                    two[:] = 0
+        return out
+
+    return back_moments
+
+
+@lru_cache(maxsize=2)
+def back_apply_kernel(half: bool) -> Any:
+    """Fills out with scale * gradient before LeakyReLU + by_x * x + constant."""
+    read = read_half if half else read_full
+    write = write_half if half else write_full
+
+    @jit
+    def back_apply(  # type: ignore[no-untyped-def]
+        x, grad, out, scale, shift, by_x, constant, slope, count, row, first, last
+    ):
+        rows = -(-count // row)
+        for r in range(first, last):
+            item = r // rows
+            begin = (r % rows) * row
+            low, high = item * count + begin, item * count + min(begin + row, count)
+            values, upstream, into = x[low:high], grad[low:high], out[low:high]
+            a, b, p, q = scale[item], shift[item], by_x[item], constant[item]
+            for c in range(len(values)):
+                v = read(values[c])
+                g = read(upstream[c])
+                g = g if a[c] * v + b[c] > 0 else slope * g
+                into[c] = write(a[c] * g + p[c] * v + q[c])
+
+    return back_apply
