@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deepatlas.kernels import in_parts, plain, usable
 from deepatlas.kernels.sampling import sample as sample_compiled
+from deepatlas.spatial.field import double
 from deepatlas.spatial.grid import Outside, sample
 from deepatlas.spatial.velocity import integrate
 from deepatlas.spatial.warp import warp
@@ -63,6 +64,12 @@ def test_scaling_and_squaring(shape: tuple[int, ...]) -> None:
 
     velocity = torch.randn(2, len(shape), *shape) * 0.7
     agree(lambda v: integrate(v, squarings=5), velocity, tolerance=2e-4)
+
+
+@pytest.mark.parametrize("shape", [(9, 8, 11), (13, 10), (1, 8, 6), (2, 1, 1), (1, 12)])
+def test_doubling(shape: tuple[int, ...]) -> None:
+    field = torch.randn(2, len(shape), *[(n + 1) // 2 for n in shape])
+    agree(lambda x: double(x, shape), field)
 
 
 def test_the_number_of_threads_changes_no_bit() -> None:

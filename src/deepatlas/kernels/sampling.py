@@ -1,10 +1,12 @@
-"""Sampling and scaling and squaring by the kernels of `trilinear`, as autograd functions."""
+"""Sampling, scaling and squaring and doubling of fields by kernels, as autograd functions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -28,10 +30,18 @@ def integrate(velocity: Tensor, squarings: int) -> Tensor:
     return _Integrate.apply(velocity, squarings)
 
 
+def double(field: Tensor, shape: Sequence[int]) -> Tensor:
+    """A half-resolution field at full resolution, see `spatial.field.double`."""
+    return _Double.apply(field, tuple(shape))
+
+
 def _three(shape: torch.Size) -> tuple[int, ...]:
     """The axes of space of rows (B, *S, C), three of them."""
-    space = tuple(shape[1:-1])
-    return (1,) * (3 - len(space)) + space
+    return _axes(shape[1:-1])
+
+
+def _axes(space: Sequence[int]) -> tuple[int, ...]:
+    return (1,) * (3 - len(space)) + tuple(space)
 
 
 def _planes(rows: Tensor) -> int:
@@ -129,3 +139,27 @@ class _Integrate(torch.autograd.Function):
             by_index = _index_gradient(field, field, grad, _COMPOSED)
             grad = _add_image_gradient(by_index.add_(grad), field, grad, _COMPOSED)
         return grad.movedim(-1, 1) * 0.5 ** len(kept), None
+
+
+class _Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, field: Tensor, shape: tuple[int, ...]) -> Tensor:
+        from deepatlas.kernels.doubling import double  # numba, slow to import
+
+        field = to_rows(field)
+        out = field.new_empty(len(field), *shape, field.shape[-1])
+        ctx.shapes = _axes(field.shape[1:-1]), _axes(shape), field.shape[-1]
+        ctx.size = field.shape
+        planes = _planes(out)
+        in_parts(double, planes, flat(field), flat(out), *ctx.shapes, np.float32(2))
+        return out.movedim(-1, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        from deepatlas.kernels.doubling import halve
+
+        grad = to_rows(upstream)
+        out = grad.new_empty(ctx.size)
+        in_parts(halve, _planes(out), flat(grad), flat(out), *ctx.shapes, np.float32(2))
+        return out.movedim(-1, 1), None

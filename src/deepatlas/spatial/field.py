@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from deepatlas.kernels import sampling, usable
 from deepatlas.spatial.grid import identity_grid, sample
 from deepatlas.spatial.warp import warp
 
@@ -84,6 +85,9 @@ def double(field: Tensor, shape: Sequence[int]) -> Tensor:
     for n, size in enumerate(shape):
         if (size + 1) // 2 != field.shape[2 + n]:
             raise ValueError(f"shape {tuple(shape)} is not twice {tuple(field.shape[2:])}")
+    if usable(field):
+        return sampling.double(field, shape)
+    for n, size in enumerate(shape):
         field = _double_axis(field, 2 + n, size)
     return field * 2.0
 

@@ -45,7 +45,7 @@ def sum_over_components(
     """
     _check(field, spacing_mm, shortest)
     with full_precision(field):
-        (field,) = widen(field)
+        field = widen(field)[0].contiguous()
 
         def compute(wanted: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
             items = field.shape[0]

@@ -110,7 +110,7 @@ class VoxelMorphNetwork(RegistrationNetwork):
         half = self.config.half_resolution
         wanted = [(n + 1) // 2 for n in shape] if half else list(shape)
         with torch.autocast(x.device.type, enabled=False):
-            field = crop(self.flow(x.float()), wanted).contiguous() * self.config.flow_scale
+            field = crop(self.flow(x.float()), wanted) * self.config.flow_scale
             velocity = field if self.config.velocity else None
             if self.config.velocity:
                 field = integrate(field, squarings=self.config.squarings)
