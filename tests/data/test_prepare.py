@@ -14,7 +14,7 @@ import torch
 from deepatlas.data.intensity import scale
 from deepatlas.data.labels import classes_to_labels
 from deepatlas.data.plan import Plan
-from deepatlas.data.prepare import PreparedScan, place, prepare
+from deepatlas.data.prepare import PreparedScan, place, prepare, say_if_outside
 from deepatlas.errors import BadInput
 from deepatlas.io.images import read_image, read_labels
 from deepatlas.io.subject import Subject
@@ -198,3 +198,19 @@ def test_faults_name_the_file(tmp_path: Path) -> None:
     nib.Nifti1Image(broken, np.eye(4)).to_filename(subject.image)
     with pytest.raises(BadInput, match=r"image\.nii\.gz: 2860 of 2860 voxels are NaN"):
         prepare(subject, PLAN)
+
+
+@pytest.mark.parametrize(
+    ("factor", "says"), [(1.0, ""), (1000.0, "of its field of view"), (0.001, "fills only")]
+)
+def test_a_scan_that_hardly_meets_the_working_grid_is_said(
+    factor: float, says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = Plan(
+        shape=(30, 40, 20), spacing_mm=(1.0, 1.0, 2.0), centre_mm=(0.0, 0.0, 0.0),
+        label_values=(1,), label_dtype="uint8",
+    )  # fmt: skip
+    native = Geometry.axis_aligned((33, 44, 40), (factor, factor, factor))
+    say_if_outside("scan.nii.gz", place(native, plan), plan.geometry)
+    assert says in caplog.text
+    assert bool(caplog.text) == bool(says)

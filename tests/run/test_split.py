@@ -112,6 +112,13 @@ def test_a_faulty_split_file(content: Any, says: str, cohort: Cohort, tmp_path: 
         make_split(cohort, split=path, labelled="all", seed=0)
 
 
+def test_the_split_of_a_run_is_a_split_file(cohort: Cohort, tmp_path: Path) -> None:
+    given = split_file(tmp_path, {"train": ["s01", "s02"], "test": ["s03"]})
+    made = make_split(cohort, split=given, labelled=1, seed=0)
+    again = make_split(cohort, split=split_file(tmp_path, made), labelled=1, seed=0)
+    assert again == made
+
+
 def test_all_faults_of_a_split_file_come_together(cohort: Cohort, tmp_path: Path) -> None:
     path = split_file(tmp_path, {"train": ["x", "s01"], "test": ["y", "s01"]})
     with pytest.raises(BadInput) as caught:

@@ -21,9 +21,11 @@ from deepatlas.io.header import read_placement
 from deepatlas.io.images import decode_header, decode_image, decode_labels, read_content
 from deepatlas.io.subject import Subject
 from deepatlas.spatial.geometry import Geometry, Volume
-from deepatlas.spatial.transform import Affine, resample
+from deepatlas.spatial.transform import Affine, Transform, resample
 
 _log = logging.getLogger(__name__)
+_MET, _FILLED = 0.5, 0.1  # shares of a scan and of the working grid, below which it is said
+_LOOKED_AT = 16  # voxels along each axis
 _COINCIDE = 1e-2  # voxels over the whole scan: less is noise of the header
 
 
@@ -80,6 +82,38 @@ def say_if_misaligned(what: object, preparation: Preparation) -> None:
             "%s: not aligned to the reference: %s; its centre of mass was put on the "
             "reference's and no more was done, so look at it", what, found.fault,
         )  # fmt: skip
+
+
+def say_if_outside(what: object, preparation: Preparation, grid: Geometry) -> None:
+    """A warning in the log where a scan and the working grid hardly meet."""
+    native, transform = preparation.native, preparation.transform
+    said = f"({_lengths(native)} mm; the working grid has {_lengths(grid)} mm)"
+    if (share := _share_within(native, transform.inverse(), grid)) < _MET:
+        _log.warning(
+            "%s: only %.0f %% of its field of view %s lies within the run's working grid, and "
+            "nothing is done for the rest; look at its spacing, or train on scans as large",
+            what, 100 * share, said,
+        )  # fmt: skip
+    elif (share := _share_within(grid, transform, native)) < _FILLED:
+        _log.warning(
+            "%s: fills only %.1g %% of the run's working grid %s; look at its spacing and units",
+            what, 100 * share, said,
+        )  # fmt: skip
+
+
+def _lengths(grid: Geometry) -> str:
+    sides = (n * step for n, step in zip(grid.shape, grid.spacing_mm, strict=True))
+    return " x ".join(f"{side:.3g}" for side in sides)
+
+
+def _share_within(one: Geometry, transform: Transform, other: Geometry) -> float:
+    """Of the voxels of a grid, the share that a map takes into another grid, about."""
+    axes = [torch.linspace(0, n - 1, _LOOKED_AT, dtype=torch.float64) for n in one.shape]
+    points = one.to_mm(torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1))
+    index = other.to_index(transform(points))
+    last = torch.tensor(other.shape, dtype=torch.float64) - 1
+    within = (index >= -0.5) & (index <= last + 0.5)
+    return float(within.all(dim=-1).double().mean())
 
 
 def place(native: Geometry, plan: Plan) -> Preparation:

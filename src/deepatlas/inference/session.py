@@ -15,6 +15,7 @@ from deepatlas.data.prepare import (
     locate,
     prepare,
     say_if_misaligned,
+    say_if_outside,
 )
 from deepatlas.errors import BadInput, DeepAtlasError
 from deepatlas.io.images import scan_id
@@ -70,6 +71,7 @@ class Session:
         if key not in self._places:
             self._places[key] = locate(subject, self.plan)
             say_if_misaligned(subject.image, self._places[key])
+            say_if_outside(subject.image, self._places[key], self.plan.geometry)
         return self._places[key]
 
     @torch.inference_mode()
