@@ -10,12 +10,10 @@ Images and maps are flat, (B, D, H, W); the mask is, too, or empty.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from deepatlas.kernels.compiled import jit
 
 F32, F64 = np.float32, np.float64
-jit = njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp", "reassoc"}
-)
 
 
 @jit

@@ -6,12 +6,10 @@ Output 2 n lies on input n, output 2 n + 1 between n and the next, or at the end
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from deepatlas.kernels.compiled import jit
 
 F32 = np.float32
-jit = njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp", "reassoc"}
-)
 
 
 @jit

@@ -11,12 +11,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from deepatlas.kernels.compiled import jit
 
 F32, U16, U32 = np.float32, np.uint16, np.uint32
-jit = njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp", "reassoc"}
-)
 _BLOCK = 64  # rows summed in float32 before they are added in float64
 
 

@@ -15,13 +15,11 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from deepatlas.kernels.compiled import jit
 
 U = np.uint64
 ZERO, ONE = np.float32(0), np.float32(1)
-jit = njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp", "reassoc"}
-)
 
 
 @jit
