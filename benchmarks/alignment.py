@@ -40,7 +40,7 @@ from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.matrix import to_matrix
 from deepatlas.spatial.transform import Transform, resample
 
-SUBJECTS, SEED = 40, 2026  # of subjects and pairs that nothing was chosen on
+SUBJECTS, SEED = 40, 2027  # of subjects and pairs that nothing was chosen on
 ANGLE, SHIFT_MM, SCALE = 30.0, 30.0, 0.15
 AIR = 0.3  # intensity of the phantom below which there is noise alone
 ALLOWED_MM = 0.5

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ _WINDOW = 0.2  # side of the windows that are compared, of that side
 _STIFFNESS = 0.05  # weight of the bending energy is the square of this share of that side, in mm^2
 _MARGIN = 2  # voxels around the foreground that count too
 _RATE = 0.3  # voxels in a step, about
+_FLAT = 1e-3  # gradients of the linear part below this, per voxel, are taken as noise
 
 
 def settle(level: Level, state: Candidates, kind: Kind, *, steps: int, keep: int) -> Candidates:
@@ -70,6 +72,8 @@ class _Rounds:
         short = [end for n in reversed(image[box].shape) for end in (0, max(0, 3 - n))]
         self.fixed = F.pad(image[box][None, None], short, mode="replicate")  # curvature needs 3
         self.core = F.pad(core[box], short)
+        thick = torch.tensor([float(n >= 3) for n in image[box].shape]).to(image)
+        self.free = thick.reshape(-1, *[1] * image.ndim)  # nothing moves between few slices
         self.grid = Geometry(tuple(self.core.shape), affine)
         self.points = self.grid.points_mm().to(image.device)
         d, shape = self.grid.ndim, self.grid.shape
@@ -135,20 +139,24 @@ class _Rounds:
         with torch.enable_grad():
             control = control.clone().requires_grad_()
             tilt = control.new_zeros(*control.shape[:2], len(self.tilts)).requires_grad_()
-            optimiser = torch.optim.Adam([control, tilt], lr=_RATE)
+            groups: list[dict[str, Any]] = [
+                {"params": [control]},
+                {"params": [tilt], "eps": _FLAT},
+            ]
+            optimiser = torch.optim.Adam(groups, lr=_RATE)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
             for _ in range(steps):
                 full = self._spread(control, self.grid.shape)
                 full = full + torch.einsum("cdk,k...->cd...", tilt, self.tilts)
+                full = full * self.free
                 unlike, rough = self._terms(moved, fixed, counted, full)
                 optimiser.zero_grad()
                 (unlike + rough).backward()
                 optimiser.step()
                 schedule.step()
-            control = control + torch.einsum(
-                "cdk,k...->cd...", tilt, self._spread(self.tilts[None], self.count)[0]
-            )
-        return control.detach()
+            tilts = self._spread(self.tilts[None], self.count)[0]
+            control = control + torch.einsum("cdk,k...->cd...", tilt, tilts)
+        return control.detach() * self.free
 
     def _terms(
         self, moved: Tensor, fixed: Tensor, counted: Tensor, full: Tensor

@@ -19,7 +19,7 @@ def sample(image: Tensor, index: Tensor, *, relative: bool, zeros: bool) -> Tens
 
     Parameters
     ----------
-    relative : the index is added to each point's own; S and T are the same then.
+    relative : the index is added to each point's own.
     zeros : beyond the border the image is 0, else its border value.
     """
     return _Sample.apply(image, index, relative, zeros)
@@ -58,9 +58,9 @@ def trilinear() -> ModuleType:
 _KNOWN = 4  # channels that kernels are compiled for
 
 
-def _case(image: Tensor, index: Tensor, how: tuple[bool, bool]) -> tuple[int, int, bool, bool]:
+def _case(image: Tensor, index: Tensor, how: tuple[bool, bool]) -> tuple[int, int, bool]:
     channels = image.shape[-1]
-    return (index.shape[-1], channels if channels <= _KNOWN else 0, *how)
+    return index.shape[-1], channels if channels <= _KNOWN else 0, how[1]
 
 
 def _shapes(image: Tensor, index: Tensor) -> tuple[Any, ...]:
@@ -71,7 +71,7 @@ def _sampled(image: Tensor, index: Tensor, how: tuple[bool, bool]) -> Tensor:
     out = image.new_empty(*index.shape[:-1], image.shape[-1])
     arrays = flat(image), flat(index), flat(out)
     kernel = trilinear().values_kernel(*_case(image, index, how))
-    in_parts(kernel, _planes(index), *arrays, *_shapes(image, index))
+    in_parts(kernel, _planes(index), *arrays, *_shapes(image, index), np.float32(how[0]))
     return out
 
 
@@ -79,7 +79,7 @@ def _index_gradient(image: Tensor, index: Tensor, grad: Tensor, how: tuple[bool,
     out = torch.empty_like(index)
     arrays = flat(image), flat(index), flat(grad), flat(out)
     kernel = trilinear().index_kernel(*_case(image, index, how))
-    in_parts(kernel, _planes(index), *arrays, *_shapes(image, index))
+    in_parts(kernel, _planes(index), *arrays, *_shapes(image, index), np.float32(how[0]))
     return out
 
 
@@ -88,7 +88,7 @@ def _add_image_gradient(
 ) -> Tensor:
     arrays = flat(index), flat(grad), flat(into)
     kernel = trilinear().image_kernel(*_case(into, index, how))
-    in_parts(kernel, _planes(into), *arrays, *_shapes(into, index))
+    in_parts(kernel, _planes(into), *arrays, *_shapes(into, index), np.float32(how[0]))
     return into
 
 

@@ -63,27 +63,28 @@ def fade_slope(away):  # type: ignore[no-untyped-def]
 
 
 # Kernels are compiled for a case, since loops of known length and no questions are twice as fast.
-# d: axes of space; channels: 0 for any number; relative: index is added to each point's own.
+# d: axes of space; channels: 0 for any number. With `own` 1 the index is added to each point's own
+# index, with 0 it is not.
 
 
 @lru_cache(maxsize=64)
-def values_kernel(d: int, channels: int, relative: bool, zeros: bool) -> Any:
+def values_kernel(d: int, channels: int, zeros: bool) -> Any:
     """Fills out, planes first to last of the points of all items."""
 
     @jit
-    def values(image, index, out, space, points, count, first, last):  # type: ignore[no-untyped-def]
+    def values(image, index, out, space, points, count, own, first, last):  # type: ignore[no-untyped-def]
         D, H, W = space
         C = channels if channels > 0 else count
         sz, sy, sx = steps(space, C)
         for row in range(first, last):
             base = row // points[0] * D * H * W
-            own_z = np.float32(row % points[0]) if relative else ZERO
+            own_z = own * np.float32(row % points[0])
             k = U(row * points[1] * points[2] * d)
             o = U(row * points[1] * points[2] * C)
             for y in range(points[1]):
-                own_y = np.float32(y) if relative else ZERO
+                own_y = own * np.float32(y)
                 for x in range(points[2]):
-                    own_x = np.float32(x) if relative else ZERO
+                    own_x = own * np.float32(x)
                     pz = own_z + index[k] if d == 3 else ZERO
                     py, px = own_y + index[k + U(d - 2)], own_x + index[k + U(d - 1)]
                     cz, i, f = locate(pz, D)
@@ -113,23 +114,23 @@ def values_kernel(d: int, channels: int, relative: bool, zeros: bool) -> Any:
 
 
 @lru_cache(maxsize=64)
-def index_kernel(d: int, channels: int, relative: bool, zeros: bool) -> Any:
+def index_kernel(d: int, channels: int, zeros: bool) -> Any:
     """Fills out with the gradient by the index, planes first to last of the points of all items."""
 
     @jit
-    def index_gradient(image, index, grad, out, space, points, count, first, last):  # type: ignore[no-untyped-def]
+    def index_gradient(image, index, grad, out, space, points, count, own, first, last):  # type: ignore[no-untyped-def]
         D, H, W = space
         C = channels if channels > 0 else count
         sz, sy, sx = steps(space, C)
         for row in range(first, last):
             base = row // points[0] * D * H * W
-            own_z = np.float32(row % points[0]) if relative else ZERO
+            own_z = own * np.float32(row % points[0])
             k = U(row * points[1] * points[2] * d)
             o = U(row * points[1] * points[2] * C)
             for y in range(points[1]):
-                own_y = np.float32(y) if relative else ZERO
+                own_y = own * np.float32(y)
                 for x in range(points[2]):
-                    own_x = np.float32(x) if relative else ZERO
+                    own_x = own * np.float32(x)
                     pz = own_z + index[k] if d == 3 else ZERO
                     py, px = own_y + index[k + U(d - 2)], own_x + index[k + U(d - 1)]
                     cz, i, f = locate(pz, D)
@@ -172,11 +173,11 @@ def index_kernel(d: int, channels: int, relative: bool, zeros: bool) -> Any:
 
 
 @lru_cache(maxsize=64)
-def image_kernel(d: int, channels: int, relative: bool, zeros: bool) -> Any:
+def image_kernel(d: int, channels: int, zeros: bool) -> Any:
     """Adds the gradient by the image to out, planes first to last of the images of all items."""
 
     @jit
-    def image_gradient(index, grad, out, space, points, count, first, last):  # type: ignore[no-untyped-def]
+    def image_gradient(index, grad, out, space, points, count, own, first, last):  # type: ignore[no-untyped-def]
         D, H, W = space
         C = channels if channels > 0 else count
         _, sy, sx = steps(space, C)
@@ -185,14 +186,14 @@ def image_kernel(d: int, channels: int, relative: bool, zeros: bool) -> Any:
             k = U(item * points[0] * points[1] * points[2] * d)
             o = U(item * points[0] * points[1] * points[2] * C)
             for z in range(points[0]):
-                own_z = np.float32(z) if relative else ZERO
+                own_z = own * np.float32(z)
                 for y in range(points[1]):
-                    own_y = np.float32(y) if relative else ZERO
+                    own_y = own * np.float32(y)
                     for x in range(points[2]):
                         pz = own_z + index[k] if d == 3 else ZERO
                         cz, i, f = locate(pz, D)
                         if i + 1 >= lowest and i < highest:
-                            own_x = np.float32(x) if relative else ZERO
+                            own_x = own * np.float32(x)
                             py, px = own_y + index[k + U(d - 2)], own_x + index[k + U(d - 1)]
                             cy, j, g = locate(py, H)
                             cx, m, h = locate(px, W)
