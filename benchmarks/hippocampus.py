@@ -1,12 +1,15 @@
-"""The hippocampus table of docs/results.md: joint training against its baselines.
+"""The hippocampus tables of docs/results.md: every recipe, with 1, 5, 10 and all scans labelled.
 
 Every run is made by the very command that a user would type; a run that is there already is not
-repeated, one that was interrupted resumes. Then the tables and the figure are written.
+repeated, one that was interrupted resumes. Then the tables and the figure are written, from what
+is finished (`--report` writes them at once).
 
     python benchmarks/hippocampus.py --data HIPPOCAMPUS --out runs/hippocampus
 
 Equal budget: `baseline` gives each network at least the optimiser steps and the minutes that `da`
-spends on it over all its stages, those of the baseline it started from (`start`) included.
+spends on it over all its stages, those of the baseline it started from (`start`) included. So do
+`one-shot`, which starts from nothing, `da-paper` and `voxelmorph`. The two stages of `baseline` are
+the recipes `segmentation` and `weak`.
 """
 
 from __future__ import annotations
@@ -19,20 +22,48 @@ import statistics
 import subprocess
 import sys
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 START = {"segmentation": 500, "registration": 900}
 JOINT = {"segmentation": 500, "registration": 1500}
 BASELINE = {"segmentation": 1700, "registration": 3400}
-GRID = "data.shape=[40,56,40]"  # the median field of view, rounded up to a multiple of 8
-NAMES = {
-    "baseline": "baseline",
-    "da": "`da`",
-    "semi-da-segmentation": "`semi-da-segmentation`",
-    "semi-da-registration": "`semi-da-registration`",
-    "start": "baseline that `da` starts from",
+STAGES = {  # of the recipes that start from nothing, their steps
+    "start": START,
+    "baseline": BASELINE,
+    "voxelmorph": {"registration": BASELINE["registration"]},
+    "one-shot": {"registration": 900, "semi-da": 500, "joint": 2000},
+    "da-paper": {"segmentation": 925, "registration": 900, "joint": 1575},
 }
+FROM_START = ("da", "semi-da-segmentation", "semi-da-registration")
+GRID = "data.shape=[40,56,40]"  # the median field of view, rounded up to a multiple of 8
+ORDER = ("baseline", "voxelmorph", "one-shot", "da", *FROM_START[1:], "da-paper", "start")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One block of the table: so many labelled scans, a seed."""
+
+    labelled: str
+    seed: int
+
+    def run(self, recipe: str) -> str:
+        """Name of the run of a recipe."""
+        return f"{recipe}-{self.labelled}-{self.seed}"
+
+    @property
+    def first(self) -> str:
+        """The recipe that the others of the block are compared with."""
+        return "one-shot" if self.labelled == "1" else "da"
+
+    @property
+    def recipes(self) -> list[str]:
+        """Those that run here, the ones that others start from first."""
+        unlabelled = ["voxelmorph"] if self.labelled == "5" else []  # it sees no label
+        joint = [name for name in FROM_START if name != "da" or self.first == "da"]
+        shot = ["one-shot"] if self.first == "one-shot" else []
+        return ["start", "baseline", *joint, *shot, "da-paper", *unlabelled]
 
 
 def write_split(data: Path, path: Path) -> None:
@@ -42,44 +73,38 @@ def write_split(data: Path, path: Path) -> None:
     path.write_text(json.dumps(parts, indent=1))
 
 
-def shares(steps: dict[str, int]) -> list[str]:
-    """Settings that give the two stages of the baseline these steps."""
-    return [
-        f"training.steps={sum(steps.values())}",
-        *[f"stages.{name}.share={count}" for name, count in steps.items()],
-    ]
-
-
 Job = tuple[str, list[str], tuple[str, ...]]  # its name, the command, the names it waits for
 
 
-def jobs(data: Path, out: Path, seed: int, labelled: str) -> list[Job]:
-    """The commands of a seed, the runs first."""
+def jobs(data: Path, out: Path, block: Setting) -> list[Job]:
+    """The commands of a block, the runs first."""
 
-    def train(name: str, recipe: str, settings: list[str], init: str | None = None) -> Job:
-        start = ["--init", str(out / f"{init}-{seed}")] if init else []
+    def train(recipe: str) -> Job:
+        start, wait_for = [], ()
+        if recipe in FROM_START:
+            wait_for = (block.run("start"),)
+            start = ["--init", str(out / wait_for[0])]
+            total = sum(JOINT.values()) if recipe == "da" else JOINT[recipe.split("-")[-1]]
+            settings = [f"training.steps={total}"]
+        else:
+            steps = STAGES[recipe]
+            settings = [f"training.steps={sum(steps.values())}"]
+            settings += [f"stages.{name}.share={count}" for name, count in steps.items()]
         command = [
-            "train", str(data), "--out", str(out / f"{name}-{seed}"), "--recipe", recipe,
-            "--labelled", labelled, "--split", str(out / "split.json"), "--seed", str(seed),
-            *start, "--set", GRID, *settings,
+            "train", str(data), "--out", str(out / block.run(recipe)),
+            "--recipe", "baseline" if recipe == "start" else recipe,
+            "--labelled", block.labelled, "--split", str(out / "split.json"),
+            "--seed", str(block.seed), *start, "--set", GRID, *settings,
         ]  # fmt: skip
-        return f"{name}-{seed}", command, (f"{init}-{seed}",) if init else ()
+        return block.run(recipe), command, wait_for
 
-    joint = [f"training.steps={sum(JOINT.values())}"]
-    found = [
-        train("start", "baseline", shares(START)),
-        train("da", "da", joint, "start"),
-        train("baseline", "baseline", shares(BASELINE)),
-    ]
-    for name in runs_of(seed)[3:]:
-        steps = JOINT[name.removeprefix("semi-da-")]
-        found.append(train(name, name, [f"training.steps={steps}"], "start"))
-    others = [str(out / f"{name}-{seed}") for name in runs_of(seed) if name != "da"]
+    found = [train(recipe) for recipe in block.recipes]
+    others = [str(out / block.run(name)) for name in block.recipes if name != block.first]
     evaluate = [
-        "evaluate", str(out / f"da-{seed}"), str(data), "--n-pairs", "40",
-        "--out", str(out / f"evaluation-{seed}"), "--against", *others,
+        "evaluate", str(out / block.run(block.first)), str(data), "--n-pairs", "40",
+        "--out", str(out / block.run("evaluation")), "--against", *others,
     ]  # fmt: skip
-    return [*found, (f"evaluate-{seed}", evaluate, tuple(name for name, *_ in found))]
+    return [*found, (block.run("evaluation"), evaluate, tuple(name for name, *_ in found))]
 
 
 def run_all(work: list[Job], at_once: int, threads: int, log: Path) -> None:
@@ -96,12 +121,6 @@ def run_all(work: list[Job], at_once: int, threads: int, log: Path) -> None:
                 done.add(running.pop(future))
 
 
-def runs_of(seed: int) -> list[str]:
-    """Names of the runs of a seed."""
-    semi = ["semi-da-segmentation", "semi-da-registration"] if seed == 0 else []
-    return ["start", "baseline", "da", *semi]
-
-
 def call(arguments: list[str], threads: int, log: Path) -> None:
     """Run one command, showing it first."""
     command = [sys.executable, "-m", "deepatlas", *arguments, "--threads", str(threads)]
@@ -111,117 +130,130 @@ def call(arguments: list[str], threads: int, log: Path) -> None:
         subprocess.run(command, check=True, stdout=file, stderr=file, env=environment)
 
 
-def summary_of(out: Path, name: str, seed: int) -> dict[str, Any]:
+def summary_of(out: Path, block: Setting, recipe: str) -> dict[str, Any]:
     """The summary of a run on the test part."""
-    folder = out / f"evaluation-{seed}"
-    if name != "da":
-        folder = folder / "against" / f"{name}-{seed}"
+    folder = out / block.run("evaluation")
+    if recipe != block.first:
+        folder = folder / "against" / block.run(recipe)
     return json.loads((folder / "summary.json").read_text())
 
 
-def budget(out: Path, name: str, seed: int) -> dict[str, tuple[int, float]]:
+def events_of(out: Path, block: Setting, recipe: str) -> list[dict[str, Any]]:
+    """What the log of a run says."""
+    return [json.loads(line) for line in (out / block.run(recipe) / "log.jsonl").open()]
+
+
+def budget(out: Path, block: Setting, recipe: str) -> dict[str, tuple[int, float]]:
     """Steps and minutes by network, over all stages, those of the start included.
 
     Minutes are the steps times the median step: other work on the machine does not count.
     """
-    lineage = [name] if name in ("start", "baseline") else ["start", name]
     spent = {"segmentation": (0, 0.0), "registration": (0, 0.0)}
-    for run in lineage:
-        folder = out / f"{run}-{seed}"
-        steps = json.loads((folder / "state.json").read_text())["group_steps"]
-        events = [json.loads(line) for line in (folder / "log.jsonl").open()]
+    for run in ["start", recipe] if recipe in FROM_START else [recipe]:
+        state = json.loads((out / block.run(run) / "state.json").read_text())
+        events = events_of(out, block, run)
         for network, (count, minutes) in spent.items():
             times = [e["step_seconds"] for e in events if e.get("group") == network]
             if times:
-                more = steps[network] * statistics.median(times) / 60
-                spent[network] = (count + steps[network], minutes + more)
+                steps = state["group_steps"][network]
+                more = steps * statistics.median(times) / 60
+                spent[network] = (count + steps, minutes + more)
     return spent
 
 
-def row(out: Path, name: str, seed: int) -> dict[str, Any]:
+def row(out: Path, block: Setting, recipe: str) -> dict[str, Any]:
     """One line of the table."""
-    summary, spent = summary_of(out, name, seed), budget(out, name, seed)
+    summary, spent = summary_of(out, block, recipe), budget(out, block, recipe)
+    found: dict[str, Any] = {"labelled": block.labelled, "recipe": recipe, "seed": block.seed}
+    for part in ("segmentation", "registration"):
+        scores = summary.get(part, {}).get("dice")
+        found[f"{part}_dice"] = scores and scores["mean"]
+        found[f"{part}_interval"] = scores and scores["interval"]
     registration = summary["registration"]
-    return {
-        "recipe": name,
-        "seed": seed,
-        "segmentation_dice": summary["segmentation"]["dice"]["mean"],
-        "segmentation_interval": summary["segmentation"]["dice"]["interval"],
-        "registration_dice": registration["dice"]["mean"],
-        "registration_interval": registration["dice"]["interval"],
-        "dice_before": registration["dice_before"]["mean"],
-        "folds_percent": registration["folds_percent"]["mean"],
-        "sdlogj": registration["sdlogj"]["mean"],
-        "hd95_mm": registration["hd95_mm"]["mean"],
-        "labels_seen": summary["labels_seen"],
-        "steps": {network: steps for network, (steps, _) in spent.items()},
-        "minutes": {network: round(minutes, 1) for network, (_, minutes) in spent.items()},
-    }
+    for key in ("dice_before", "folds_percent", "sdlogj", "hd95_mm"):
+        found[key] = registration[key]["mean"]
+    found["labels_seen"] = summary["labels_seen"]
+    found["steps"] = {network: steps for network, (steps, _) in spent.items()}
+    found["minutes"] = {network: round(minutes, 1) for network, (_, minutes) in spent.items()}
+    return found
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| recipe | seed | segmentation Dice [95 %] | registration Dice [95 %] | folds % "
-        "| SDlogJ | steps seg / reg | minutes seg / reg |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| labelled | recipe | seed | segmentation Dice [95 %] | registration Dice [95 %] "
+        "| folds % | SDlogJ | steps seg / reg | minutes seg / reg |",
+        "| --- " * 9 + "|",
     ]
     for r in rows:
-        cells = [
-            NAMES[r["recipe"]],
-            str(r["seed"]),
-            *[
-                f"{r[f'{part}_dice']:.4f} [{r[f'{part}_interval'][0]:.3f}, "
-                f"{r[f'{part}_interval'][1]:.3f}]"
-                for part in ("segmentation", "registration")
-            ],
-            f"{r['folds_percent']:.4f}",
-            f"{r['sdlogj']:.3f}",
-            f"{r['steps']['segmentation']} / {r['steps']['registration']}",
-            f"{r['minutes']['segmentation']} / {r['minutes']['registration']}",
-        ]
+        named = "baseline that others start from" if r["recipe"] == "start" else f"`{r['recipe']}`"
+        cells = [r["labelled"], named, str(r["seed"])]
+        for part in ("segmentation", "registration"):
+            dice, interval = r[f"{part}_dice"], r[f"{part}_interval"]
+            cells.append(f"{dice:.4f} [{interval[0]:.3f}, {interval[1]:.3f}]" if dice else "")
+        cells += [f"{r['folds_percent']:.4f}", f"{r['sdlogj']:.3f}"]
+        for key in ("steps", "minutes"):
+            cells.append(f"{r[key]['segmentation']} / {r[key]['registration']}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def gains(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean over seeds of `da` and `baseline`, and of their difference, in Dice points."""
-    result: dict[str, Any] = {}
-    for part in ("segmentation", "registration"):
-        by = {(r["recipe"], r["seed"]): r[f"{part}_dice"] for r in rows}
-        seeds = sorted({seed for name, seed in by if name == "da"})
-        differences = [100 * (by["da", s] - by["baseline", s]) for s in seeds]
-        result[part] = {
-            "da": sum(by["da", s] for s in seeds) / len(seeds),
-            "baseline": sum(by["baseline", s] for s in seeds) / len(seeds),
-            "gain_points": sum(differences) / len(seeds),
-            "gain_by_seed": differences,
-        }
-    return result
+def gains(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each recipe against `baseline`, mean over seeds of Dice and of the gain in points."""
+    by = {(r["labelled"], r["recipe"], r["seed"]): r for r in rows}
+    found = []
+    for labelled, recipe in dict.fromkeys((r["labelled"], r["recipe"]) for r in rows):
+        entry: dict[str, Any] = {"labelled": labelled, "recipe": recipe}
+        for part in ("segmentation", "registration"):
+            key = f"{part}_dice"
+            dice = {r["seed"]: r[key] for r in rows
+                    if (r["labelled"], r["recipe"]) == (labelled, recipe) and r[key]}  # fmt: skip
+            if dice:
+                entry[part] = statistics.mean(dice.values())
+                entry[f"{part}_gains"] = [
+                    100 * (value - by[labelled, "baseline", seed][key])
+                    for seed, value in dice.items()
+                    if (labelled, "baseline", seed) in by
+                ]
+        found.append(entry)
+    return found
 
 
-def figure(out: Path, seeds: list[int], path: Path) -> None:
-    """Validation Dice of both networks against the step of each."""
+def figure(out: Path, blocks: list[Setting], path: Path) -> None:
+    """Validation Dice of both networks against the step of each, five labelled scans."""
     from matplotlib.figure import Figure
 
     fig = Figure(figsize=(9, 3.4), layout="constrained")
     axes = fig.subplots(1, 2)
-    for name, colour in (("baseline", "C0"), ("start", "C7"), ("da", "C3")):
-        for seed in seeds:
-            events = [json.loads(line) for line in (out / f"{name}-{seed}" / "log.jsonl").open()]
+    for recipe, colour in (("baseline", "C0"), ("start", "C7"), ("da", "C3")):
+        for block in blocks:
+            events = events_of(out, block, recipe)
             for axis, part in zip(axes, ("segmentation", "registration"), strict=True):
-                offset = START[part] if name == "da" else 0
+                offset = START[part] if recipe == "da" else 0
                 points = [
                     (offset + e["group_steps"][part], e["scores"][f"{part}.dice"])
                     for e in events
                     if e["event"] == "validation" and f"{part}.dice" in e["scores"]
                 ]
-                label = NAMES[name].strip("`") if seed == seeds[0] else None
+                label = recipe if block == blocks[0] else None
                 axis.plot(*zip(*points, strict=True), "o-", ms=3, color=colour, label=label)
                 axis.set(title=part, xlabel=f"{part} steps", ylabel="validation Dice")
     axes[0].legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=110)
+
+
+def write_results(out: Path, blocks: list[Setting], results: Path) -> None:
+    """The tables and the figure of the blocks that are evaluated."""
+    done = [b for b in blocks if (out / b.run("evaluation") / "summary.json").is_file()]
+    rows = [row(out, block, name) for block in done for name in ORDER if name in block.recipes]
+    results.mkdir(parents=True, exist_ok=True)
+    content = {"rows": rows, "gains": gains(rows)}
+    (results / "hippocampus.json").write_text(json.dumps(content, indent=1) + "\n")
+    (results / "hippocampus.md").write_text(table(rows) + "\n")
+    if five := [block for block in done if block.labelled == "5"]:
+        figure(out, five, results / "hippocampus.png")
+    print(table(rows))
+    print(json.dumps(content["gains"], indent=1))
 
 
 def main() -> None:
@@ -230,26 +262,25 @@ def main() -> None:
     default = Path(os.environ.get("DEEPATLAS_DATA", "../shared/data")) / "hippocampus"
     parser.add_argument("--data", type=Path, default=default)
     parser.add_argument("--out", type=Path, default=Path("runs/hippocampus"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--labelled", default="5")
+    parser.add_argument("--labelled", nargs="+", default=["5", "1", "10", "all"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2],
+                        help="of 5 labelled scans; the others take the first")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=2, help="commands side by side")
     parser.add_argument("--threads", type=int, default=1, help="of each command")
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
+    parser.add_argument("--report", action="store_true", help="only write the tables")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     write_split(args.data, args.out / "split.json")
-    work = [job for s in args.seeds for job in jobs(args.data, args.out, s, args.labelled)]
-    work.sort(key=lambda job: job[0].startswith("semi"))  # what matters most comes first
-    run_all(work, args.jobs, args.threads, args.out / "commands.log")
-    rows = [row(args.out, name, seed) for name in NAMES for seed in args.seeds
-            if name in runs_of(seed)]  # fmt: skip
-    args.results.mkdir(parents=True, exist_ok=True)
-    content = {"rows": rows, "gains": gains(rows)}
-    (args.results / "hippocampus.json").write_text(json.dumps(content, indent=1) + "\n")
-    (args.results / "hippocampus.md").write_text(table(rows) + "\n")
-    figure(args.out, args.seeds, args.results / "hippocampus.png")
-    print(table(rows))
-    print(json.dumps(content["gains"], indent=1))
+    blocks = [
+        Setting(labelled, seed)
+        for labelled in args.labelled
+        for seed in (args.seeds if labelled == "5" else args.seeds[:1])
+    ]
+    if not args.report:
+        work = [job for block in blocks for job in jobs(args.data, args.out, block)]
+        run_all(work, args.jobs, args.threads, args.out / "commands.log")
+    write_results(args.out, blocks, args.results)
 
 
 if __name__ == "__main__":
