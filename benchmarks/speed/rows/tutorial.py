@@ -10,7 +10,7 @@ and losses are ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from benchmarks.speed import inputs
 from benchmarks.speed.measure import Candidate, Case, Outputs, Row
-from benchmarks.speed.peers.fused import fused
+from deepatlas.losses.fused import with_gradient
 from deepatlas.losses.regularity import Bending
 from deepatlas.losses.similarity import LocalNCC
 from deepatlas.networks.blocks import channels_last, to_channels_last
+from deepatlas.networks.fuse import fuse
 from deepatlas.spatial.warp import warp
 
 CLASSES, WINDOW, FLOOR = 4, 3, 1e-5
@@ -103,7 +104,7 @@ class Ours(Monai):
         self.bending = Bending()
 
     def prepare(self, both: nn.ModuleDict) -> None:
-        fused(channels_last(both, 3))
+        fuse(channels_last(both, 3))
 
     def apply(self, network: nn.Module, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
@@ -126,9 +127,19 @@ class Ours(Monai):
 
 def product_dice(p: Tensor, q: Tensor, smooth: float = 1e-5) -> Tensor:
     """1 - 2 sum(pq) / (sum p + sum q) of every class: the tutorial's formula, which ours is not."""
-    p, q = p.flatten(2), q.flatten(2)
-    both = torch.einsum("bcn,bcn->bc", p, q)
-    return (1 - (2 * both + smooth) / (p.sum(dim=2) + q.sum(dim=2) + smooth)).mean()
+    flat = p.flatten(2), q.flatten(2)
+
+    def compute(wanted: Sequence[bool]) -> tuple[Tensor, list[Tensor | None]]:
+        above = 2 * (flat[0] * flat[1]).sum(dim=2, keepdim=True) + smooth
+        below = sum(x.sum(dim=2, keepdim=True) for x in flat) + smooth
+        constant, factor = above / below.square() / above.numel(), -2 / below / above.numel()
+        gradients = [
+            torch.addcmul(constant, factor, other).view_as(p) if this else None
+            for this, other in zip(wanted, reversed(flat), strict=True)
+        ]
+        return (1 - above / below).mean(), gradients
+
+    return with_gradient(compute, p, q)
 
 
 class Trainer:

@@ -29,6 +29,7 @@ from deepatlas.cli import (
     warp,
 )
 from deepatlas.errors import DeepAtlasError
+from deepatlas.process import prepare_environment
 
 COMMANDS = (
     check, train, segment, register, warp, convert, jacobian, evaluate, report, phantom, demo,
@@ -54,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = build_parser().parse_args(argv)
+    prepare_environment()
     try:
         with console.logging_to_stderr(args.verbosity):
             code: int = args.run(args) or 0

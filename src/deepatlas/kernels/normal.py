@@ -1,8 +1,12 @@
-"""Normalisation and LeakyReLU over channels-last values, bfloat16 or float32, in two passes.
+"""Normalisation, dropout and LeakyReLU over channels-last values, bfloat16 or float32.
 
-A row is several voxels, so that loops are long: with C channels its length is a multiple of C, and
-what is known of a channel is repeated along it. Values are flat, (items, count); bfloat16 comes as
-uint16, the upper half of a float32.
+Two passes forward, two backward. A row is several voxels, so that loops are long: with C channels
+its length is a multiple of C, and what is known of a channel is repeated along it. Values are flat,
+(items, count); bfloat16 comes as uint16, the upper half of a float32.
+
+Dropout stores no mask: whether a value stays is a function of its place and a seed, worked out
+again on the way back. What stays has the factor of dropout in scale and shift already, which
+LeakyReLU lets through.
 """
 
 from __future__ import annotations
@@ -41,6 +45,18 @@ def read_full(x):  # type: ignore[no-untyped-def]
 write_full = read_full
 
 
+@jit
+def stays(place, seed, least):  # type: ignore[no-untyped-def]
+    """Whether a value is kept by dropout: whether 32 bits mixed of its place are at least that.
+
+    Multiplications and shifts as in MurmurHash3's last step (Appleby 2011).
+    """
+    bits = U32(U32(place) ^ U32(seed))
+    bits = U32(U32(bits ^ U32(bits >> U32(16))) * U32(0x85EBCA6B))
+    bits = U32(U32(bits ^ U32(bits >> U32(13))) * U32(0xC2B2AE35))
+    return U32(bits ^ U32(bits >> U32(16))) >= U32(least)
+
+
 @lru_cache(maxsize=2)
 def moments_kernel(half: bool) -> Any:
     """(items, 2, row) float64: sums of values and of squares, by place in the row."""
@@ -71,14 +87,16 @@ def moments_kernel(half: bool) -> Any:
     return moments
 
 
-@lru_cache(maxsize=2)
-def apply_kernel(half: bool) -> Any:
+@lru_cache(maxsize=4)
+def apply_kernel(half: bool, dropping: bool) -> Any:
     """Fills out with LeakyReLU of scale * x + shift; these are (items, row)."""
     read = read_half if half else read_full
     write = write_half if half else write_full
 
     @jit
-    def apply(x, out, scale, shift, slope, count, row, first, last):  # type: ignore[no-untyped-def]
+    def apply(  # type: ignore[no-untyped-def]
+        x, out, scale, shift, slope, seed, least, count, row, first, last
+    ):
         rows = -(-count // row)
         for r in range(first, last):
             item = r // rows
@@ -87,21 +105,29 @@ def apply_kernel(half: bool) -> Any:
             values, into, a, b = x[low:high], out[low:high], scale[item], shift[item]
             for c in range(len(values)):
                 y = a[c] * read(values[c]) + b[c]
-                into[c] = write(y if y > 0 else slope * y)
+                y = y if y > 0 else slope * y
+                if dropping:
+                    y = y if stays(low + c, seed, least) else F32(0)
+                into[c] = write(y)
 
     return apply
 
 
-@lru_cache(maxsize=2)
-def back_moments_kernel(half: bool) -> Any:
-    """(items, 2, row) float64: sums of the gradient before LeakyReLU, and of it times x."""
+@lru_cache(maxsize=8)
+def back_moments_kernel(half: bool, dropping: bool, sloping: bool) -> Any:
+    """(items, 3, row) float64: sums of the gradient before LeakyReLU, of it times x, by the slope.
+
+    The last is filled where `sloping`.
+    """
     read = read_half if half else read_full
 
     @jit
-    def back_moments(x, grad, scale, shift, slope, count, row, first, last):  # type: ignore[no-untyped-def]
+    def back_moments(  # type: ignore[no-untyped-def]
+        x, grad, scale, shift, slope, seed, least, count, row, first, last
+    ):
         rows = -(-count // row)
-        out = np.zeros((len(x) // count, 2, row), np.float64)
-        one, two = np.zeros(row, F32), np.zeros(row, F32)
+        out = np.zeros((len(x) // count, 3, row), np.float64)
+        one, two, three = np.zeros(row, F32), np.zeros(row, F32), np.zeros(row, F32)
         for start in range(first, last, _BLOCK):
             for r in range(start, min(start + _BLOCK, last)):
                 item = r // rows
@@ -111,29 +137,36 @@ def back_moments_kernel(half: bool) -> Any:
                 for c in range(len(values)):
                     v = read(values[c])
                     g = read(upstream[c])
-                    g = g if a[c] * v + b[c] > 0 else slope * g
+                    y = a[c] * v + b[c]
+                    if dropping:
+                        g = g if stays(low + c, seed, least) else F32(0)
+                    if sloping:
+                        three[c] += g * min(y, F32(0))
+                    g = g if y > 0 else slope * g
                     one[c] += g
                     two[c] += g * v
                 if r + 1 == min(start + _BLOCK, last) or (r + 1) % rows == 0:
                     for c in range(row):
                         out[item, 0, c] += one[c]
                         out[item, 1, c] += two[c]
+                        out[item, 2, c] += three[c]
                     one[:] = 0
                     two[:] = 0
+                    three[:] = 0
         return out
 
     return back_moments
 
 
-@lru_cache(maxsize=2)
-def back_apply_kernel(half: bool) -> Any:
+@lru_cache(maxsize=4)
+def back_apply_kernel(half: bool, dropping: bool) -> Any:
     """Fills out with scale * gradient before LeakyReLU + by_x * x + constant."""
     read = read_half if half else read_full
     write = write_half if half else write_full
 
     @jit
     def back_apply(  # type: ignore[no-untyped-def]
-        x, grad, out, scale, shift, by_x, constant, slope, count, row, first, last
+        x, grad, out, scale, shift, by_x, constant, slope, seed, least, count, row, first, last
     ):
         rows = -(-count // row)
         for r in range(first, last):
@@ -145,6 +178,8 @@ def back_apply_kernel(half: bool) -> Any:
             for c in range(len(values)):
                 v = read(values[c])
                 g = read(upstream[c])
+                if dropping:
+                    g = g if stays(low + c, seed, least) else F32(0)
                 g = g if a[c] * v + b[c] > 0 else slope * g
                 into[c] = write(a[c] * g + p[c] * v + q[c])
 

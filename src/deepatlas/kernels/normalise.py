@@ -1,8 +1,7 @@
-"""Instance normalisation and LeakyReLU by the kernels of `normal`, as an autograd function."""
+"""Normalisation, dropout and LeakyReLU by the kernels of `normal`, as an autograd function."""
 
 from __future__ import annotations
 
-import math
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from deepatlas.kernels import in_parts, to_rows
 
 _ROW = 256  # values taken as one row, about
+_NOTHING = (np.uint32(0), np.uint32(0))  # a seed and a threshold of no dropout
 
 
 def usable(x: Tensor) -> bool:
@@ -24,9 +24,41 @@ def usable(x: Tensor) -> bool:
     return kernels.usable(as_float)
 
 
-def normalise(x: Tensor, weight: Tensor, bias: Tensor, slope: float, epsilon: float) -> Tensor:
-    """Of x (B, C, *S), bfloat16 or float32; see `networks.normalisation.NormActivation`."""
-    return _Normalise.apply(x, weight, bias, slope, epsilon)
+def normalise(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    slope: Tensor | float,
+    epsilon: float,
+    *,
+    drop: float = 0.0,
+    pooled: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalisation, a learned scale and shift, dropout, LeakyReLU.
+
+    Parameters
+    ----------
+    x : (B, C, *S), bfloat16 or float32.
+    weight, bias : (C).
+    slope : of LeakyReLU; a tensor of one value gets a gradient.
+    drop : probability of dropout; its seed comes from torch's generator.
+    pooled : statistics over the batch too, as in batch normalisation; else of each item.
+
+    Returns
+    -------
+    the values, x's dtype, channels last in memory; mean and variance (B or 1, C) float64.
+    """
+    return _Normalise.apply(x, weight, bias, slope, epsilon, drop, pooled)
+
+
+def scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Tensor:
+    """LeakyReLU of scale * x + shift, both (C); a constant to autograd."""
+    x = to_rows(x.detach())
+    rows, out = _Rows(x, pooled=True), torch.empty_like(x)
+    along = rows.spread(scale.detach()[None]), rows.spread(shift.detach()[None])
+    rows.run(_normal().apply_kernel(rows.half, False), _flat(x), _flat(out), *along,
+             np.float32(slope), *_NOTHING)  # fmt: skip
+    return out.movedim(-1, 1)
 
 
 def _normal() -> ModuleType:
@@ -44,22 +76,24 @@ def _flat(rows: Tensor) -> Any:
 
 
 class _Rows:
-    """How the values of (B, *S, C) are gone through."""
+    """How the values of (B, *S, C) are gone through; pooled, as if they were one item."""
 
-    def __init__(self, x: Tensor) -> None:
-        self.items, self.channels = x.shape[0], x.shape[-1]
-        self.count = x[0].numel()
+    def __init__(self, x: Tensor, *, pooled: bool) -> None:
+        self.items, self.channels = 1 if pooled else x.shape[0], x.shape[-1]
+        self.count = x.numel() // self.items
+        self.voxels = self.count // self.channels
         self.row = self.channels * max(1, _ROW // self.channels)
         self.total = self.items * -(-self.count // self.row)
         self.half = x.dtype == torch.bfloat16
 
-    def summed(self, parts: list[Any]) -> tuple[Tensor, Tensor]:
-        """Both sums, (B, C) float64, of what the parts have summed by place in the row."""
-        sums = sum(parts).reshape(self.items, 2, -1, self.channels).sum(axis=2)
-        return torch.from_numpy(sums[:, 0]), torch.from_numpy(sums[:, 1])
+    def summed(self, parts: list[Any]) -> tuple[Tensor, ...]:
+        """The sums, (items, C) float64 each, of what the parts have summed by place in the row."""
+        total = sum(parts)
+        sums = total.reshape(*total.shape[:2], -1, self.channels).sum(axis=2)
+        return torch.from_numpy(sums).unbind(dim=1)
 
     def spread(self, values: Tensor) -> Any:
-        """(B, C) along a row, float32."""
+        """(items, C) along a row, float32."""
         return values.float().repeat(1, self.row // self.channels).contiguous().numpy()
 
     def run(self, kernel: Any, *arguments: Any) -> list[Any]:
@@ -71,44 +105,58 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, slope: float, epsilon: float
-    ) -> Tensor:
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor | float, epsilon: float,
+        drop: float, pooled: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         x = to_rows(x)
-        rows, normal = _Rows(x), _normal()
+        rows, normal = _Rows(x, pooled=pooled), _normal()
         one, two = rows.summed(rows.run(normal.moments_kernel(rows.half), _flat(x)))
-        voxels = math.prod(x.shape[1:-1])
-        mean = one / voxels
-        variance = (two / voxels - mean.square()).clamp_min(0)
+        mean = one / rows.voxels
+        variance = (two / rows.voxels - mean.square()).clamp_min(0)
         inverse = torch.rsqrt(variance + epsilon)
-        scale = weight.detach().double() * inverse
-        shift = bias.detach().double() - mean * scale
+        kept = 1 / (1 - drop)  # what dropout leaves grows by it
+        scale = weight.detach().double() * inverse * kept
+        shift = bias.detach().double() * kept - mean * scale
         out = torch.empty_like(x)
-        along = rows.spread(scale), rows.spread(shift), np.float32(slope)
-        rows.run(normal.apply_kernel(rows.half), _flat(x), _flat(out), *along)
+        along = rows.spread(scale), rows.spread(shift), np.float32(float(slope))
+        ctx.dropout = _dropout(drop)
+        kernel = normal.apply_kernel(rows.half, drop > 0)
+        rows.run(kernel, _flat(x), _flat(out), *along, *ctx.dropout)
         ctx.save_for_backward(x, mean, inverse, scale, shift)
-        ctx.slope = slope
-        return out.movedim(-1, 1)
+        ctx.slope, ctx.drop, ctx.pooled = slope, drop, pooled
+        ctx.mark_non_differentiable(mean, variance)
+        return out.movedim(-1, 1), mean, variance
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, mean, inverse, scale, shift = ctx.saved_tensors
         grad = to_rows(upstream.to(x.dtype))
-        rows, normal = _Rows(x), _normal()
+        rows, normal = _Rows(x, pooled=ctx.pooled), _normal()
+        kinds, sloping = (rows.half, ctx.drop > 0), isinstance(ctx.slope, Tensor)
         along = rows.spread(scale), rows.spread(shift)
-        slope = np.float32(ctx.slope)
+        rest = np.float32(float(ctx.slope)), *ctx.dropout
         parts = rows.run(
-            normal.back_moments_kernel(rows.half), _flat(x), _flat(grad), *along, slope
+            normal.back_moments_kernel(*kinds, sloping), _flat(x), _flat(grad), *along, *rest
         )
-        total, product = rows.summed(parts)
+        total, product, below = rows.summed(parts)
         by_weight = (product - mean * total) * inverse  # sum of gradient * normalised x
-        voxels = math.prod(x.shape[1:-1])
-        by_x = -scale * by_weight * inverse / voxels
-        constant = -scale * total / voxels - by_x * mean
+        by_x = -scale * by_weight * inverse / rows.voxels
+        constant = -scale * total / rows.voxels - by_x * mean
         out = torch.empty_like(x)
         rows.run(
-            normal.back_apply_kernel(rows.half), _flat(x), _flat(grad), _flat(out), *along,
-            rows.spread(by_x), rows.spread(constant), slope,
+            normal.back_apply_kernel(*kinds), _flat(x), _flat(grad), _flat(out), *along,
+            rows.spread(by_x), rows.spread(constant), *rest,
         )  # fmt: skip
-        found = by_weight.sum(dim=0), total.sum(dim=0)
-        return out.movedim(-1, 1), found[0].float(), found[1].float(), None, None
+        kept = 1 / (1 - ctx.drop)
+        found = [(kept * value.sum(dim=0)).float() for value in (by_weight, total)]
+        by_slope = below.sum().to(ctx.slope).view_as(ctx.slope) if sloping else None
+        return out.movedim(-1, 1), *found, by_slope, None, None, None
+
+
+def _dropout(probability: float) -> tuple[Any, Any]:
+    """A seed, and the least of 32 random bits with which a value stays."""
+    if probability == 0:
+        return _NOTHING
+    seed = int(torch.randint(2**32, (1,)))
+    return np.uint32(seed), np.uint32(round(probability * 2**32))

@@ -36,7 +36,7 @@ class NormActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         learned = self.weight, self.bias, self.slope, self.epsilon
         if normalise.usable(x):
-            return normalise.normalise(x, *learned)
+            return normalise.normalise(x, *learned)[0]
         return _NormActivation.apply(x, *learned)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deepatlas.errors import BadInput
 from deepatlas.networks.blocks import crop, pad_to_multiple
+from deepatlas.networks.fuse import fuse
 from deepatlas.parts import build
 
 
@@ -42,7 +43,7 @@ def build_outside(
     module = build({}, filled, what)
     if not isinstance(module, nn.Module):
         raise BadInput(f"{what}: {fields['kind']} gives a {type(module).__name__}, no nn.Module")
-    return module, ours
+    return fuse(module), ours
 
 
 def _filled(value: Any, place: str, sizes: Mapping[str, int]) -> Any:

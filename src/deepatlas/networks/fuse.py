@@ -1,0 +1,100 @@
+"""Norm, dropout and activation of other packages' networks, as one operation on CPUs.
+
+MONAI's `ADN`, and every `nn.Sequential` of these three kinds in this order, does the same as
+before: its parts, their names, weights and running statistics stay. Only the random numbers of
+dropout differ.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from deepatlas.kernels import normalise
+
+_BATCH = (nn.BatchNorm2d, nn.BatchNorm3d)
+_INSTANCE = (nn.InstanceNorm2d, nn.InstanceNorm3d)
+
+
+class NormDropActivation(nn.Sequential):
+    """What it is made of, run by one kernel where that can be; see `fuse`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm, *rest = cast("list[Any]", list(self))
+        if not normalise.usable(x) or x.numel() == 0:
+            return super().forward(x)
+        slope = _slope(rest[-1])
+        drop = sum(part.p for part in rest[:-1] if part.training)
+        if isinstance(norm, _BATCH) and not norm.training:
+            if torch.is_grad_enabled() or drop:
+                return super().forward(x)
+            return self._fixed(x, norm, slope)
+        weight, bias = _learned(norm, x)
+        pooled = isinstance(norm, _BATCH)
+        y, mean, variance = normalise.normalise(
+            x, weight, bias, slope, norm.eps, drop=drop, pooled=pooled
+        )
+        if pooled:
+            _follow(norm, mean[0], variance[0], x.numel() // x.shape[1])
+        return y
+
+    def _fixed(self, x: Tensor, norm: Any, slope: Tensor | float) -> Tensor:
+        """With running statistics, as a constant."""
+        weight, bias = _learned(norm, x)
+        scale = weight * torch.rsqrt(norm.running_var + norm.eps)
+        shift = bias - norm.running_mean * scale
+        return normalise.scale_and_shift(x, scale, shift, float(slope))
+
+
+def fuse(network: nn.Module) -> nn.Module:
+    """The network, in place, with every such sequence run as one operation."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if _runs_in_order(child) and _fits(list(child.children())):
+                fused = NormDropActivation(OrderedDict(child.named_children()))
+                setattr(parent, name, fused.train(child.training))
+    return network
+
+
+def _runs_in_order(module: nn.Module) -> bool:
+    """Whether it does nothing but call its parts one after the other."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+    return getattr(type(module), "forward", None) is nn.Sequential.forward and not hooks
+
+
+def _fits(parts: list[nn.Module]) -> bool:
+    """Whether these are a norm, perhaps a dropout, and an activation that the kernels know."""
+    if len(parts) not in (2, 3):
+        return False
+    norm, activation = parts[0], parts[-1]
+    follows = isinstance(norm, _BATCH) and norm.track_running_stats and norm.momentum is not None
+    known = follows or (isinstance(norm, _INSTANCE) and not norm.track_running_stats)
+    dropout = all(type(part) is nn.Dropout and part.p < 1 for part in parts[1:-1])
+    one_slope = not isinstance(activation, nn.PReLU) or activation.num_parameters == 1
+    return known and dropout and one_slope and isinstance(
+        activation, nn.PReLU | nn.LeakyReLU | nn.ReLU
+    )  # fmt: skip
+
+
+def _slope(activation: Any) -> Tensor | float:
+    slope: Tensor | float = getattr(activation, "negative_slope", 0.0)  # none: of ReLU
+    return activation.weight if isinstance(activation, nn.PReLU) else slope
+
+
+def _learned(norm: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and shift, (C) each; one and zero where the norm has none."""
+    if norm.weight is not None:
+        return norm.weight, norm.bias
+    return torch.ones(x.shape[1]), torch.zeros(x.shape[1])
+
+
+@torch.no_grad()
+def _follow(norm: Any, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Running statistics, as PyTorch keeps them."""
+    norm.running_mean.lerp_(mean.to(norm.running_mean), norm.momentum)
+    unbiased = variance * (count / max(count - 1, 1))
+    norm.running_var.lerp_(unbiased.to(norm.running_var), norm.momentum)
+    norm.num_batches_tracked += 1

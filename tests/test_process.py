@@ -1,0 +1,52 @@
+"""What a command sets before torch is loaded, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+NAMES = ("OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")
+
+
+def said(code: str, **more: str) -> str:
+    clean = {key: value for key, value in os.environ.items() if key not in NAMES}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**clean, **more}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+SHOW = f"import os; print(*[os.environ.get(name) for name in {NAMES}])"
+
+
+def test_a_command_sets_it() -> None:
+    run = "from deepatlas.cli import main; main(['convert', 'nowhere', '--out', 'x']);"
+    assert said(run + SHOW) == "passive 1"
+
+
+def test_what_the_user_set_stands() -> None:
+    run = "from deepatlas.process import prepare_environment as p; p();"
+    assert said(run + SHOW, OMP_WAIT_POLICY="active") == "active 1"
+
+
+def test_nothing_is_set_for_a_torch_that_is_loaded() -> None:
+    run = "import torch; from deepatlas.process import prepare_environment as p; p();"
+    assert said(run + SHOW) == "None None"
+
+
+def test_memory_that_is_freed_stays_with_the_process() -> None:
+    code = """
+import sys, resource, torch
+from deepatlas.process import keep_freed_memory
+keep_freed_memory()
+for _ in range(8):  # an aligned block may take another place at first
+    torch.ones(2**24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(8):
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1000 or not
+      sys.platform.startswith("linux"))
+"""
+    assert said(code) == "True"
