@@ -17,8 +17,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from deepatlas.process import keep_freed_memory, prepare_environment
-
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 FULL_AGREEMENT, SMALL_AGREEMENT = {"size": 96, "steps": 100}, {"size": 32, "steps": 45}
 PARTS = PROFILE, AGREEMENT = ("profile", "agreement")
@@ -30,8 +28,6 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="monai")  # on how it indexes, at every call site
     # Before ITK is loaded, which reads it once.
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(given.threads)
-    prepare_environment()  # for the peers too, which gain from it as we do
-    keep_freed_memory()
     import torch
 
     torch.set_num_threads(given.threads)

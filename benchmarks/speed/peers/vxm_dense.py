@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepatlas.networks.blocks import channels_last, to_channels_last
+from deepatlas.networks.blocks import channels_last, double_and_join, to_channels_last
 from deepatlas.spatial.grid import identity_grid
 from deepatlas.spatial.velocity import integrate
 
@@ -107,9 +107,20 @@ class Fast(nn.Module):
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
         x = to_channels_last(torch.cat([moving, fixed], dim=1))
         with torch.autocast(x.device.type, torch.bfloat16):
-            x = self.network.features(x)
-        flow = self.network.flow(x.float()).contiguous()
+            flow = self.network.flow(self._features(x)).float()
         return through_half_resolution(flow, lambda v: integrate(v, squarings=SQUARINGS))
+
+    def _features(self, x: Tensor) -> Tensor:
+        layers, skips = self.network, []
+        for layer in layers.down:
+            skips.append(F.leaky_relu_(layer(x), 0.2))
+            with torch.autocast(x.device.type, enabled=False):  # which would pool in float32
+                x = F.max_pool3d(skips[-1], 2)
+        for layer in layers.up:
+            x = double_and_join(F.leaky_relu_(layer(x), 0.2), skips.pop())
+        for layer in layers.final:
+            x = F.leaky_relu_(layer(x), 0.2)
+        return x
 
 
 @torch.no_grad()

@@ -109,7 +109,7 @@ class Ours(Monai):
     def apply(self, network: nn.Module, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
             out: Tensor = network(to_channels_last(x))
-        return out.float().contiguous()
+        return out.float()
 
     def registration(self, field: Tensor, maps: tuple[Tensor, Tensor], pair: Pair) -> Tensor:
         moved = warp(pair.moving, field, outside="border")
@@ -127,15 +127,15 @@ class Ours(Monai):
 
 def product_dice(p: Tensor, q: Tensor, smooth: float = 1e-5) -> Tensor:
     """1 - 2 sum(pq) / (sum p + sum q) of every class: the tutorial's formula, which ours is not."""
-    flat = p.flatten(2), q.flatten(2)
+    axes = tuple(range(2, p.ndim))
 
     def compute(wanted: Sequence[bool]) -> tuple[Tensor, list[Tensor | None]]:
-        above = 2 * (flat[0] * flat[1]).sum(dim=2, keepdim=True) + smooth
-        below = sum(x.sum(dim=2, keepdim=True) for x in flat) + smooth
+        above = 2 * (p * q).sum(dim=axes, keepdim=True) + smooth
+        below = p.sum(dim=axes, keepdim=True) + q.sum(dim=axes, keepdim=True) + smooth
         constant, factor = above / below.square() / above.numel(), -2 / below / above.numel()
         gradients = [
-            torch.addcmul(constant, factor, other).view_as(p) if this else None
-            for this, other in zip(wanted, reversed(flat), strict=True)
+            torch.addcmul(constant, factor, other) if this else None
+            for this, other in zip(wanted, (q, p), strict=True)
         ]
         return (1 - above / below).mean(), gradients
 

@@ -37,9 +37,10 @@ def _installed() -> bool:
     return find_spec("numba") is not None
 
 
-def usable(*tensors: Tensor) -> bool:
-    """Whether kernels can work on these tensors."""
-    fit = all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
+def usable(*tensors: Tensor, half: bool = False) -> bool:
+    """Whether kernels can work on these tensors, float32 or, with `half`, bfloat16 too."""
+    dtypes = (torch.float32, torch.bfloat16) if half else (torch.float32,)
+    fit = all(x.device.type == "cpu" and x.dtype in dtypes for x in tensors)
     return fit and not _plain and _installed()
 
 
@@ -66,6 +67,13 @@ def in_parts(kernel: Callable[..., Any], count: int, *arguments: Any) -> list[An
 def to_rows(x: Tensor) -> Tensor:
     """(B, C, *S) as (B, *S, C), contiguous; a copy only where memory is not laid out so."""
     return x.movedim(1, -1).contiguous()
+
+
+def flat_values(rows: Tensor) -> Any:
+    """The same memory as a numpy array of one axis; bfloat16 as uint16, its bits."""
+    if rows.dtype == torch.bfloat16:
+        return rows.detach().view(torch.int16).view(-1).numpy().view("uint16")
+    return flat(rows)
 
 
 def flat(rows: Tensor) -> Any:

@@ -10,18 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deepatlas.kernels import in_parts, to_rows
+from deepatlas.kernels import flat_values, in_parts, to_rows
 
 _ROW = 256  # values taken as one row, about
 _NOTHING = (np.uint32(0), np.uint32(0))  # a seed and a threshold of no dropout
-
-
-def usable(x: Tensor) -> bool:
-    """Whether the kernels can work on a tensor."""
-    from deepatlas import kernels
-
-    as_float = x.new_empty(0, dtype=torch.float32) if x.dtype == torch.bfloat16 else x
-    return kernels.usable(as_float)
 
 
 def normalise(
@@ -56,7 +48,7 @@ def scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Te
     x = to_rows(x.detach())
     rows, out = _Rows(x, pooled=True), torch.empty_like(x)
     along = rows.spread(scale.detach()[None]), rows.spread(shift.detach()[None])
-    rows.run(_normal().apply_kernel(rows.half, False), _flat(x), _flat(out), *along,
+    rows.run(_normal().apply_kernel(rows.half, False), x, out, *along,
              np.float32(slope), *_NOTHING)  # fmt: skip
     return out.movedim(-1, 1)
 
@@ -65,14 +57,6 @@ def _normal() -> ModuleType:
     from deepatlas.kernels import normal  # numba, slow to import
 
     return normal
-
-
-def _flat(rows: Tensor) -> Any:
-    """The same memory as a numpy array of one axis; bfloat16 as uint16."""
-    rows = rows.detach()
-    if rows.dtype == torch.bfloat16:
-        return rows.view(torch.int16).view(-1).numpy().view(np.uint16)
-    return rows.view(-1).numpy()
 
 
 class _Rows:
@@ -97,7 +81,9 @@ class _Rows:
         return values.float().repeat(1, self.row // self.channels).contiguous().numpy()
 
     def run(self, kernel: Any, *arguments: Any) -> list[Any]:
-        return in_parts(kernel, self.total, *arguments, self.count, self.row)
+        """What the parts of the work return; tensors are handed over flat."""
+        given = [flat_values(a) if isinstance(a, Tensor) else a for a in arguments]
+        return in_parts(kernel, self.total, *given, self.count, self.row)
 
 
 class _Normalise(torch.autograd.Function):
@@ -110,7 +96,7 @@ class _Normalise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         x = to_rows(x)
         rows, normal = _Rows(x, pooled=pooled), _normal()
-        one, two = rows.summed(rows.run(normal.moments_kernel(rows.half), _flat(x)))
+        one, two = rows.summed(rows.run(normal.moments_kernel(rows.half), x))
         mean = one / rows.voxels
         variance = (two / rows.voxels - mean.square()).clamp_min(0)
         inverse = torch.rsqrt(variance + epsilon)
@@ -121,7 +107,7 @@ class _Normalise(torch.autograd.Function):
         along = rows.spread(scale), rows.spread(shift), np.float32(float(slope))
         ctx.dropout = _dropout(drop)
         kernel = normal.apply_kernel(rows.half, drop > 0)
-        rows.run(kernel, _flat(x), _flat(out), *along, *ctx.dropout)
+        rows.run(kernel, x, out, *along, *ctx.dropout)
         ctx.save_for_backward(x, mean, inverse, scale, shift)
         ctx.slope, ctx.drop, ctx.pooled = slope, drop, pooled
         ctx.mark_non_differentiable(mean, variance)
@@ -137,7 +123,11 @@ class _Normalise(torch.autograd.Function):
         along = rows.spread(scale), rows.spread(shift)
         rest = np.float32(float(ctx.slope)), *ctx.dropout
         parts = rows.run(
-            normal.back_moments_kernel(*kinds, sloping), _flat(x), _flat(grad), *along, *rest
+            normal.back_moments_kernel(*kinds, sloping),
+            x,
+            grad,
+            *along,
+            *rest,
         )
         total, product, below = rows.summed(parts)
         by_weight = (product - mean * total) * inverse  # sum of gradient * normalised x
@@ -145,7 +135,7 @@ class _Normalise(torch.autograd.Function):
         constant = -scale * total / rows.voxels - by_x * mean
         out = torch.empty_like(x)
         rows.run(
-            normal.back_apply_kernel(*kinds), _flat(x), _flat(grad), _flat(out), *along,
+            normal.back_apply_kernel(*kinds), x, grad, out, *along,
             rows.spread(by_x), rows.spread(constant), *rest,
         )  # fmt: skip
         kept = 1 / (1 - ctx.drop)

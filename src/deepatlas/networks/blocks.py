@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deepatlas import kernels
+from deepatlas.kernels import upsampling
 from deepatlas.networks.normalisation import NormActivation
 
 SLOPE = 0.2  # of LeakyReLU, as in VoxelMorph
@@ -30,16 +32,19 @@ class Block(nn.Module):
         super().__init__()
         self.convolution = convolution(ndim, inputs, outputs, stride=stride)
         self.activation: nn.Module = (
-            NormActivation(outputs, slope=SLOPE) if norm else nn.LeakyReLU(SLOPE)
+            NormActivation(outputs, slope=SLOPE) if norm else nn.LeakyReLU(SLOPE, inplace=True)
         )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.convolution(x))
 
 
-def upsample(x: Tensor) -> Tensor:
-    """Twice the size along every axis, by repetition."""
-    return F.interpolate(x, scale_factor=2, mode="nearest")
+def double_and_join(x: Tensor, skip: Tensor) -> Tensor:
+    """A decoder's input: x at twice its size, by repetition, then the channels of `skip`."""
+    skip = skip.to(x.dtype)
+    if kernels.usable(x, skip, half=True):
+        return upsampling.double_and_join(x, skip)
+    return torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), skip], dim=1)
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from deepatlas import kernels
 from deepatlas.kernels import normalise
 
 _BATCH = (nn.BatchNorm2d, nn.BatchNorm3d)
@@ -24,7 +25,7 @@ class NormDropActivation(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         norm, *rest = cast("list[Any]", list(self))
-        if not normalise.usable(x) or x.numel() == 0:
+        if not kernels.usable(x, half=True) or x.numel() == 0:
             return super().forward(x)
         slope = _slope(rest[-1])
         drop = sum(part.p for part in rest[:-1] if part.training)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from deepatlas import kernels
 from deepatlas.kernels import normalise
 
 _ROW = 64  # voxels taken as one row, where their number allows it
@@ -35,7 +36,7 @@ class NormActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         learned = self.weight, self.bias, self.slope, self.epsilon
-        if normalise.usable(x):
+        if kernels.usable(x, half=True):
             return normalise.normalise(x, *learned)[0]
         return _NormActivation.apply(x, *learned)
 

@@ -11,9 +11,9 @@ from deepatlas.networks.blocks import (
     Block,
     convolution,
     crop,
+    double_and_join,
     pad_to_multiple,
     to_channels_last,
-    upsample,
 )
 from deepatlas.networks.registration.base import Deformation, RegistrationNetwork
 from deepatlas.spatial.field import double
@@ -104,7 +104,7 @@ class VoxelMorphNetwork(RegistrationNetwork):
             skips.append(block(skips[-1]))
         x = skips.pop()
         for block in self.up:
-            x = torch.cat([upsample(block(x)), skips.pop()], dim=1)
+            x = double_and_join(block(x), skips.pop())
         for block in self.final:
             x = block(x)
         half = self.config.half_resolution

@@ -11,9 +11,9 @@ from deepatlas.networks.blocks import (
     Block,
     convolution,
     crop,
+    double_and_join,
     pad_to_multiple,
     to_channels_last,
-    upsample,
 )
 
 
@@ -70,5 +70,5 @@ class UNetNetwork(nn.Module):
             skips.append(x)
         skips.pop()
         for block in self.up:
-            x = block(torch.cat([upsample(x), skips.pop()], dim=1))
+            x = block(double_and_join(x, skips.pop()))
         return crop(self.logits(x), image.shape[2:]).to(torch.float32)
