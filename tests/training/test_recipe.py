@@ -182,6 +182,18 @@ def test_a_users_yaml_is_laid_over_the_recipe(tmp_path: Path) -> None:
     assert [stage.name for stage in load_recipe("da", config=path).stages] == ["only"]
 
 
+def test_a_part_of_another_kind_does_not_inherit_fields(tmp_path: Path) -> None:
+    other = "monai.networks.nets:UNet"
+    path = tmp_path / "my.yaml"
+    path.write_text(f"networks: {{registration: {{kind: '{other}', channels: [4, 8]}}}}")
+    wanted = {"kind": other, "channels": [4, 8]}
+    assert load_recipe("weak", config=path).networks["registration"] == wanted
+    by_keys = {"networks.registration.kind": other, "networks.registration.channels": [4, 8]}
+    assert load_recipe("weak", overrides=by_keys).networks["registration"] == wanted
+    same = load_recipe("weak", overrides={"networks.registration.kind": "voxelmorph"})
+    assert to_tree(same) == to_tree(load_recipe("weak"))
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

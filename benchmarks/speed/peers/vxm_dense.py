@@ -134,3 +134,17 @@ def lively(network: VxmDense, seed: int = 0) -> VxmDense:
     flow = network.flow(network.features(torch.rand(1, 2, 32, 32, 32)))
     network.flow.weight /= flow.std()
     return network.eval()
+
+
+class Layout(VxmDense):
+    """The same for recipes: moving and fixed as channels (B, 2, *S) to a displacement."""
+
+    def __init__(self, ndim: int) -> None:
+        if ndim != 3:
+            raise ValueError(f"VxmDense is for 3-D, not {ndim}-D")
+        super().__init__()
+        nn.init.normal_(self.flow.weight, std=1e-5)
+        nn.init.zeros_(self.flow.bias)  # type: ignore[arg-type]
+
+    def forward(self, pair: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(pair[:, :1], pair[:, 1:])

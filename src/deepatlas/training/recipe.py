@@ -284,10 +284,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _merge(base: Any, top: Any) -> Any:
-    if isinstance(base, dict) and isinstance(top, dict):
+    """Mappings key by key; one of another kind takes the place of the whole."""
+    if isinstance(base, dict) and isinstance(top, dict) and not _other_kind(base, top):
         merged = {key: _merge(base[key], top[key]) for key in base.keys() & top.keys()}
         return {**base, **top, **merged}
     return top
+
+
+def _other_kind(base: Mapping[str, Any], top: Mapping[str, Any]) -> bool:
+    return "kind" in base and "kind" in top and base["kind"] != top["kind"]
 
 
 def _set(tree: Any, key: str, value: Any) -> None:
@@ -300,6 +305,8 @@ def _set(tree: Any, key: str, value: Any) -> None:
         if not isinstance(inner, dict | list):
             place[at] = {"kind": inner} if isinstance(inner, str) else {}
         place = place[at]
+    if last == "kind" and isinstance(place, dict) and _other_kind(place, {last: value}):
+        place.clear()
     place[_index(place, last, key) if isinstance(place, list) else last] = value
 
 

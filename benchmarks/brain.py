@@ -1,0 +1,260 @@
+"""Brains: our default network and VoxelMorph's layout after equal minutes, and both beside ANTs.
+
+    python benchmarks/brain.py train --data BRAIN            trains both, on the 2 mm grid
+    python benchmarks/brain.py compare --data BRAIN          20 pairs of the last five brains
+
+The first ten scans train, all with labels (the coarse groups), the last five test; nothing is
+chosen on either. Both networks see the same batches, losses and optimiser; ours works in bfloat16,
+the layout of the 2024 VxmDense in float32. Equal budget: so many steps of each as take `--minutes`
+at the seconds per step that the same command measures first, both in turns on all threads (with
+`--steps`, so many). Training itself may then share the machine.
+
+The comparison starts from affinely aligned images on one grid of 160 x 192 x 160 voxels of 1 mm,
+made from the files by the alignment of the run. Image to moved image is timed: for a network,
+coarser images, network, displacement on the full grid and warp; for ANTs its `SyNOnly`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LAYOUT = {"kind": "benchmarks.speed.peers.vxm_dense:Layout", "ndim": "{ndim}"}
+RUNS: dict[str, dict[str, Any]] = {
+    "deepatlas": {},
+    "vxm-dense": {
+        "networks": {"registration": LAYOUT},
+        "training": {"precision": "float32"},
+    },
+}
+SETTINGS = ["data.align=affine", "data.spacing_mm=[2,2,2]", "data.shape=[80,96,80]"]
+GRID = (160, 192, 160)
+STRUCTURES = "label_groups.json:coarse"
+
+
+def scan_ids(data: Path) -> list[str]:
+    """Of all scans, in order of their names."""
+    files = (data / "imagesTr").glob("*.nii.gz")
+    return sorted(file.name.removesuffix(".nii.gz") for file in files)
+
+
+def train(data: Path, out: Path, name: str, steps: int, threads: int, seed: int) -> None:
+    """A run by the command; one that was interrupted goes on."""
+    ids = scan_ids(data)
+    split, config = out / "split.json", out / f"{name}.yaml"
+    split.write_text(json.dumps({"train": ids[:10], "validation": [], "test": ids[-5:]}))
+    config.write_text(json.dumps(RUNS[name]))
+    command = [
+        sys.executable, "-m", "deepatlas", "train", str(data), "--out", str(out / name),
+        "--recipe", "weak", "--split", str(split), "--config", str(config), "--seed", str(seed),
+        "--label-groups", str(data / STRUCTURES), "--threads", str(threads),
+        "--set", *SETTINGS, f"training.steps={steps}",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": _path()}
+    subprocess.run(command, check=True, env=environment)
+
+
+def _path() -> str:
+    """Where the processes that train find this package."""
+    return os.pathsep.join([str(Path(__file__).resolve().parents[1]), *sys.path])
+
+
+def seconds_per_step(data: Path, out: Path, threads: int) -> dict[str, float]:
+    """Of each run, the median of short trials on all threads, taken in turns."""
+    found: dict[str, list[float]] = {name: [] for name in RUNS}
+    for attempt in range(2):
+        for name in RUNS:
+            with tempfile.TemporaryDirectory() as folder:
+                train(data, Path(folder), name, 40, threads, seed=attempt)
+                found[name] += step_seconds(Path(folder) / name)
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def step_seconds(run: Path) -> list[float]:
+    """What the log of a run says about its steps."""
+    events = [json.loads(line) for line in (run / "log.jsonl").open()]
+    return [event["step_seconds"] for event in events if "step_seconds" in event]
+
+
+class Pairs:
+    """The test scans on one fine grid, from the same affine alignment for everybody.
+
+    Attributes
+    ----------
+    images, labels : by scan id, (1, 1, *GRID) in [0, 1] and (*GRID) class indices.
+    """
+
+    def __init__(self, data: Path, run: Path, ids: list[str]) -> None:
+        from deepatlas.data.prepare import prepare
+        from deepatlas.io.subject import Subject
+        from deepatlas.run.folder import RunFolder
+
+        plan = replace(RunFolder(run).plan, shape=GRID, spacing_mm=(1.0, 1.0, 1.0))
+        self.images: dict[str, Tensor] = {}
+        self.labels: dict[str, Tensor] = {}
+        for scan in ids:
+            paths = [data / part / f"{scan}.nii.gz" for part in ("imagesTr", "labelsTr")]
+            prepared = prepare(Subject(scan, *paths), plan)
+            assert prepared.labels is not None
+            self.images[scan] = prepared.image[None]
+            self.labels[scan] = prepared.labels
+
+    def network(self, run: Path) -> Callable[[str, str], tuple[Tensor, Tensor]]:
+        """Moving and fixed to the displacement in voxels of the fine grid and the moved image.
+
+        The fine grid has twice the voxels of the network's, edge on edge.
+        """
+        from deepatlas.inference.session import Session
+        from deepatlas.run.folder import RunFolder
+        from deepatlas.spatial.warp import warp
+
+        session = Session(RunFolder(run))
+        network = session._registration
+
+        @torch.inference_mode()
+        def register(moving: str, fixed: str) -> tuple[Tensor, Tensor]:
+            small = [F.avg_pool3d(self.images[scan], 2) for scan in (moving, fixed)]
+            with session._autocast():
+                field = network(*small).displacement
+            field = 2 * F.interpolate(field, scale_factor=2, mode="trilinear")
+            return field, warp(self.images[moving], field, outside="border")
+
+        return register
+
+    def syn(self, moving: str, fixed: str) -> tuple[Tensor, Tensor]:
+        """The same by ANTs."""
+        import ants
+
+        given = {
+            name: ants.from_numpy(self.images[scan][0, 0].numpy())
+            for name, scan in (("moving", moving), ("fixed", fixed))
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            found = ants.registration(
+                **given, type_of_transform="SyNOnly", outprefix=os.path.join(folder, "syn")
+            )
+            warped = next(path for path in found["fwdtransforms"] if path.endswith(".nii.gz"))
+            # Voxels of 1 mm, origin 0 and no rotation: mm of the file are voxels of the grid.
+            field = torch.from_numpy(ants.image_read(warped).numpy()).movedim(-1, 0)[None]
+            return field, torch.from_numpy(found["warpedmovout"].numpy())[None, None]
+
+    def dice(self, moving: str, fixed: str, field: Tensor | None) -> float:
+        """Mean over the structures that either scan has; before registration without a field."""
+        from deepatlas.spatial.warp import warp
+
+        carried, wanted = self.labels[moving], self.labels[fixed]
+        if field is not None:
+            carried = warp(carried[None, None].float(), field, mode="nearest", outside="border")
+            carried = carried[0, 0].round().to(wanted.dtype)
+        values = []
+        for label in range(1, int(max(carried.max(), wanted.max())) + 1):
+            one, two = carried == label, wanted == label
+            if total := int(one.sum() + two.sum()):
+                values.append(2 * int((one & two).sum()) / total)
+        return statistics.mean(values)
+
+
+def compare(data: Path, out: Path, with_ants: bool) -> dict[str, Any]:
+    """Dice and seconds of all ordered pairs of the test scans."""
+    from deepatlas.spatial.jacobian import folds_percent
+
+    ids = scan_ids(data)[-5:]
+    pairs = Pairs(data, out / "deepatlas", ids)
+    methods = {name: pairs.network(out / name) for name in RUNS}
+    if with_ants:
+        methods["ANTs SyN"] = pairs.syn
+    first = next(permutations(ids, 2))
+    for name in RUNS:
+        methods[name](*first)
+    rows = []
+    for moving, fixed in permutations(ids, 2):
+        row: dict[str, Any] = {"moving": moving, "fixed": fixed}
+        row["before"] = pairs.dice(moving, fixed, None)
+        for name, method in methods.items():
+            started = time.perf_counter()
+            field, _ = method(moving, fixed)
+            row[f"{name} seconds"] = time.perf_counter() - started
+            row[f"{name} dice"] = pairs.dice(moving, fixed, field)
+            row[f"{name} folds %"] = folds_percent(field)
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    return {"pairs": rows, "methods": summary(rows, list(methods)), "grid": GRID}
+
+
+def summary(rows: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
+    """Means of Dice and folds, median of seconds, and how many times ours is faster."""
+    found: dict[str, Any] = {"before": {"dice": statistics.mean(row["before"] for row in rows)}}
+    for name in names:
+        seconds = statistics.median(row[f"{name} seconds"] for row in rows)
+        found[name] = {
+            "dice": statistics.mean(row[f"{name} dice"] for row in rows),
+            "folds %": statistics.mean(row[f"{name} folds %"] for row in rows),
+            "seconds": seconds,
+            "times ours": seconds / statistics.median(row["deepatlas seconds"] for row in rows),
+        }
+    return found
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The summary as Markdown."""
+    lines = ["| who | mean Dice | folds % | seconds | times ours |", "| --- " * 5 + "|"]
+    for name, entry in found["methods"].items():
+        cells = [name, f"{entry['dice']:.4f}"]
+        for key, digits in (("folds %", 4), ("seconds", 2), ("times ours", 1)):
+            cells.append(f"{entry[key]:.{digits}f}" if key in entry else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train, or compare."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    default = Path(os.environ.get("DEEPATLAS_DATA", "../shared/data")) / "brain"
+    parser.add_argument("what", choices=["train", "compare"])
+    parser.add_argument("--data", type=Path, default=default)
+    parser.add_argument("--out", type=Path, default=Path("runs/brain"))
+    parser.add_argument("--only", choices=list(RUNS), help="train this one")
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--steps", type=int, help="in place of minutes")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-ants", action="store_true")
+    parser.add_argument("--results", type=Path, default=Path("docs/results"))
+    args = parser.parse_args()
+    data, out = args.data.resolve(), args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(args.threads)
+    if args.what == "compare":
+        found = compare(data, out, not args.no_ants)
+        (args.results / "brain.json").write_text(json.dumps(found, indent=1) + "\n")
+        (args.results / "brain.md").write_text(table(found) + "\n")
+        print(table(found))
+        return
+    budget = out / "budget.json"
+    if not budget.is_file() and args.steps is None:
+        budget.write_text(json.dumps(seconds_per_step(data, out, args.threads)))
+    for name in [args.only] if args.only else RUNS:
+        steps = args.steps or round(60 * args.minutes / json.loads(budget.read_text())[name])
+        train(data, out, name, steps, args.threads, args.seed)
+
+
+if __name__ == "__main__":
+    main()
