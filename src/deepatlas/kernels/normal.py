@@ -2,7 +2,8 @@
 
 A row is several voxels, so that loops are long: with C channels its length is a multiple of C, and
 what is known of a channel is repeated along it. Values are flat, (items, count); bfloat16 comes as
-uint16, the upper half of a float32.
+uint16, the upper half of a float32. Kernels enclose numbers only: with a compiled function among
+what they enclose, numba would not know them again in its files and compile them in every process.
 """
 
 from __future__ import annotations
@@ -32,19 +33,9 @@ def write_half(x):  # type: ignore[no-untyped-def]
     return U16(U32(U32(U32(bits + U32(0x7FFF)) + odd) >> U32(16)))
 
 
-@jit
-def read_full(x):  # type: ignore[no-untyped-def]
-    """A float32 as it is."""
-    return x
-
-
-write_full = read_full
-
-
 @lru_cache(maxsize=2)
 def moments_kernel(half: bool) -> Any:
     """(items, 2, row) float64: sums of values and of squares, by place in the row."""
-    read = read_half if half else read_full
 
     @jit
     def moments(x, count, row, first, last):  # type: ignore[no-untyped-def]
@@ -57,7 +48,7 @@ def moments_kernel(half: bool) -> Any:
                 begin = (r % rows) * row
                 values = x[item * count + begin : item * count + min(begin + row, count)]
                 for c in range(len(values)):
-                    v = read(values[c])
+                    v = read_half(values[c]) if half else values[c]
                     one[c] += v
                     two[c] += v * v
                 if r + 1 == min(start + _BLOCK, last) or (r + 1) % rows == 0:
@@ -74,8 +65,6 @@ def moments_kernel(half: bool) -> Any:
 @lru_cache(maxsize=2)
 def apply_kernel(half: bool) -> Any:
     """Fills out with LeakyReLU of scale * x + shift; these are (items, row)."""
-    read = read_half if half else read_full
-    write = write_half if half else write_full
 
     @jit
     def apply(x, out, scale, shift, slope, count, row, first, last):  # type: ignore[no-untyped-def]
@@ -86,8 +75,10 @@ def apply_kernel(half: bool) -> Any:
             low, high = item * count + begin, item * count + min(begin + row, count)
             values, into, a, b = x[low:high], out[low:high], scale[item], shift[item]
             for c in range(len(values)):
-                y = a[c] * read(values[c]) + b[c]
-                into[c] = write(y if y > 0 else slope * y)
+                v = read_half(values[c]) if half else values[c]
+                y = a[c] * v + b[c]
+                y = y if y > 0 else slope * y
+                into[c] = write_half(y) if half else y
 
     return apply
 
@@ -95,7 +86,6 @@ def apply_kernel(half: bool) -> Any:
 @lru_cache(maxsize=2)
 def back_moments_kernel(half: bool) -> Any:
     """(items, 2, row) float64: sums of the gradient before LeakyReLU, and of it times x."""
-    read = read_half if half else read_full
 
     @jit
     def back_moments(x, grad, scale, shift, slope, count, row, first, last):  # type: ignore[no-untyped-def]
@@ -109,8 +99,8 @@ def back_moments_kernel(half: bool) -> Any:
                 low, high = item * count + begin, item * count + min(begin + row, count)
                 values, upstream, a, b = x[low:high], grad[low:high], scale[item], shift[item]
                 for c in range(len(values)):
-                    v = read(values[c])
-                    g = read(upstream[c])
+                    v = read_half(values[c]) if half else values[c]
+                    g = read_half(upstream[c]) if half else upstream[c]
                     g = g if a[c] * v + b[c] > 0 else slope * g
                     one[c] += g
                     two[c] += g * v
@@ -128,8 +118,6 @@ def back_moments_kernel(half: bool) -> Any:
 @lru_cache(maxsize=2)
 def back_apply_kernel(half: bool) -> Any:
     """Fills out with scale * gradient before LeakyReLU + by_x * x + constant."""
-    read = read_half if half else read_full
-    write = write_half if half else write_full
 
     @jit
     def back_apply(  # type: ignore[no-untyped-def]
@@ -143,9 +131,10 @@ def back_apply_kernel(half: bool) -> Any:
             values, upstream, into = x[low:high], grad[low:high], out[low:high]
             a, b, p, q = scale[item], shift[item], by_x[item], constant[item]
             for c in range(len(values)):
-                v = read(values[c])
-                g = read(upstream[c])
+                v = read_half(values[c]) if half else values[c]
+                g = read_half(upstream[c]) if half else upstream[c]
                 g = g if a[c] * v + b[c] > 0 else slope * g
-                into[c] = write(a[c] * g + p[c] * v + q[c])
+                y = a[c] * g + p[c] * v + q[c]
+                into[c] = write_half(y) if half else y
 
     return back_apply
