@@ -233,12 +233,15 @@ def _check(job: Job) -> Survey:
 
 @contextmanager
 def _deterministic(wanted: bool) -> Iterator[None]:
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(wanted or before)
+    """PyTorch's deterministic algorithms where they are wanted; to say so takes it a second."""
+    if not wanted or torch.are_deterministic_algorithms_enabled():
+        yield
+        return
+    torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(False)
 
 
 def _plan(job: Job, facts: Survey, start: RunFolder | None) -> Plan:
