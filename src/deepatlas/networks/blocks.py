@@ -42,6 +42,17 @@ def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
+def join(x: Tensor, skip: Tensor | None = None) -> Tensor:
+    """A coarser level at twice its size beside what came down, if anything did."""
+    return x if skip is None else torch.cat([upsample(x), skip], dim=1)
+
+
+def after_join(block: nn.Module, *inputs: Tensor) -> Tensor:
+    """What a block makes of `join(*inputs)`."""
+    out: Tensor = block(join(*inputs))
+    return out
+
+
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Zeros after the last voxel of each axis until its size is a multiple."""
     amounts: list[int] = []

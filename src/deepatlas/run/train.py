@@ -25,6 +25,7 @@ from deepatlas.errors import BadInput
 from deepatlas.io.label_groups import read_label_groups
 from deepatlas.io.layouts import read_cohort
 from deepatlas.io.subject import Cohort
+from deepatlas.networks.recompute import make_recompute
 from deepatlas.networks.registration import build_registration
 from deepatlas.networks.segmentation import build_segmentation
 from deepatlas.run.changes import content_of, refuse_other_content, refuse_other_settings
@@ -321,6 +322,8 @@ def _networks(job: Job, plan: Plan, start: RunFolder | None) -> nn.ModuleDict:
                 raise BadInput(
                     f"{start.path}: its {name} network does not fit this recipe's: {error}"
                 ) from None
+        if job.recipe.training.recompute:
+            make_recompute(networks[name], f"networks.{name}")
     return networks.to(job.device)
 
 
