@@ -13,31 +13,30 @@ from deepatlas.networks.recompute import level, make_recompute
 from deepatlas.networks.registration import build_registration
 from deepatlas.networks.segmentation import build_segmentation
 
+Made = tuple[nn.Module, Callable[..., Tensor]]
 REGISTRATION = {"kind": "voxelmorph", "encoder": [4, 6], "decoder": [6, 5], "norm": True}
 SHAPES = {2: (21, 14), 3: (13, 10, 12)}
 
 
-def segmentation(ndim: int) -> tuple[nn.Module, Callable[..., Tensor]]:
+def segmentation(ndim: int) -> Made:
     network = build_segmentation({"kind": "unet", "features": [4, 6]}, ndim=ndim, classes=3)
     return network, lambda image, _: network(image).softmax(dim=1)[:, 1]
 
 
-def registration(ndim: int, final: tuple[int, ...] = (4,)) -> tuple[nn.Module, Callable[..., Tensor]]:
+def registration(ndim: int, final: tuple[int, ...] = (4,)) -> Made:
     network = build_registration({**REGISTRATION, "final": list(final)}, ndim=ndim)
     nn.init.normal_(network.flow.weight, std=0.1)
     return network, lambda moving, fixed: network(moving, fixed).displacement
 
 
-def without_final(ndim: int) -> tuple[nn.Module, Callable[..., Tensor]]:
+def without_final(ndim: int) -> Made:
     return registration(ndim, ())
 
 
 @pytest.mark.parametrize("make", [segmentation, registration, without_final])
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_same_gradients_and_less_kept(
-    ndim: int, half: bool, make: Callable[[int], tuple[nn.Module, Callable[..., Tensor]]]
-) -> None:
+def test_same_gradients_and_less_kept(ndim: int, half: bool, make: Callable[[int], Made]) -> None:
     torch.manual_seed(2)
     network, apply = make(ndim)
     images = torch.rand(2, 2, 1, *SHAPES[ndim])
@@ -53,9 +52,9 @@ def test_same_gradients_and_less_kept(
             sizes.append(x.numel())
             return x
 
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-                out = apply(*images)
+        keeping = torch.autograd.graph.saved_tensors_hooks(note, lambda x: x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half), keeping:
+            out = apply(*images)
         (out * weight).sum().backward()
         results.append([out.detach(), *(p.grad for p in network.parameters())])
         kept.append(sum(sizes))

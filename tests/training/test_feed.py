@@ -85,7 +85,11 @@ def test_a_fault_is_told_where_its_batch_is_asked_for() -> None:
 
 
 def test_who_is_interrupted_leaves_no_thread() -> None:
-    with pytest.raises(KeyboardInterrupt), ahead(lambda step: Batch({}, {}), 5) as get:
-        get(0)
-        raise KeyboardInterrupt
+    def train() -> None:
+        with ahead(lambda step: Batch({}, {}), 5) as get:
+            get(0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
     assert not threads()

@@ -26,7 +26,7 @@ class Scans:
 
     Attributes
     ----------
-    image : (B, 1, *S) in [0, 1].
+    image : (B, 1, *S) float32 in [0, 1].
     labels : (B, *S) class indices; zeros where a scan has none, and the number of classes, one
         beyond the last, where a voxel is ignored.
     labelled : (B,) bool, whether the scan has a manual segmentation.
@@ -171,7 +171,7 @@ class Batches:
         chosen = [self.scans[i] for i in indices]
         blank = torch.zeros(chosen[0].image.shape[1:], dtype=torch.int16)
         return Scans(
-            image=torch.stack([scan.image for scan in chosen]),
+            image=torch.stack([scan.image for scan in chosen]).float(),
             labels=torch.stack(
                 [blank if scan.labels is None else scan.labels.to(torch.int16) for scan in chosen]
             ),

@@ -51,7 +51,7 @@ class PreparedScan:
     Parameters
     ----------
     id : the scan's id.
-    image : (1, *S) float32 in [0, 1], of float16 precision (as in the cache).
+    image : (1, *S) in [0, 1] of float16 precision: float32, of a cohort float16.
     labels : (*S) uint8 or int16 class indices, or None; K + 1, beyond the last class, where a voxel
         is ignored.
     present : (K,) bool, foreground classes that were annotated; all False without labels.

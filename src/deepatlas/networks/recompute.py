@@ -1,4 +1,4 @@
-"""Activations computed again in the backward pass instead of kept (Chen et al. 2016, 1604.06174)."""
+"""Activations computed again, not kept (Chen et al. 2016, arXiv 1604.06174)."""
 
 from __future__ import annotations
 
@@ -34,4 +34,4 @@ def make_recompute(network: nn.Module, what: str) -> None:
             f"training.recompute: {what} is a network from outside, whose levels are not known; "
             "take the setting back, or use such a setting of that network"
         )
-    network.recompute = True
+    setattr(network, "recompute", True)  # noqa: B010 - a Module's own attribute to mypy

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepatlas.compute import choose_device, use_threads
+from deepatlas.compute import choose_device, deterministic, use_threads
 from deepatlas.data.batches import Batches
 from deepatlas.data.cache import default_cache, prepare_cohort
 from deepatlas.data.check import check_cohort
@@ -117,7 +116,7 @@ def train(
     if run.exists():
         refuse_other_content(run, _used(job), job.split, facts)
     run.path.mkdir(parents=True, exist_ok=True)
-    with locked(run.path), _deterministic(job.recipe.training.deterministic):
+    with locked(run.path), deterministic(job.recipe.training.deterministic):
         run.tidy()
         _train(job, facts, start, progress or (lambda *_: None))
     return run
@@ -230,19 +229,6 @@ def _check(job: Job) -> Survey:
     if faults:
         raise BadInput(faults)
     return facts
-
-
-@contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
-    """PyTorch's deterministic algorithms where they are wanted; to say so takes it a second."""
-    if not wanted or torch.are_deterministic_algorithms_enabled():
-        yield
-        return
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 def _plan(job: Job, facts: Survey, start: RunFolder | None) -> Plan:
