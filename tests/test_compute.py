@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from deepatlas.compute import choose_device, use_threads
+from deepatlas.compute import choose_device, deterministic, use_threads
 from deepatlas.errors import BadInput
 
 
@@ -59,3 +59,15 @@ def test_threads(threads: int) -> None:
     assert torch.get_num_threads() == threads + 1
     with pytest.raises(BadInput, match="at least 1"):
         use_threads(0)
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_deterministic_algorithms_end_with_their_context(before: bool, wanted: bool) -> None:
+    torch.use_deterministic_algorithms(before)
+    try:
+        with deterministic(wanted):
+            assert torch.are_deterministic_algorithms_enabled() == (wanted or before)
+        assert torch.are_deterministic_algorithms_enabled() == before
+    finally:
+        torch.use_deterministic_algorithms(False)

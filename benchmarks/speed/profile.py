@@ -24,14 +24,14 @@ RECIPE, CLASSES = "da", 4
 # In this order: the first that occurs in an operation's name says its kind.
 KINDS = (
     ("convolution", ("convolution", "conv")),
-    ("sampling", ("grid_sampler",)),
+    ("sampling", ("grid_sampler", "_Sample", "_Integrate", "_Double")),
     ("pooling", ("pool",)),
-    ("normalisation", ("norm", "_NormActivation", "bmm", "addcmul")),
+    ("normalisation", ("norm", "_Norm", "bmm", "addcmul")),
     ("activation", ("leaky_relu", "prelu", "dropout", "softmax", "native_dropout", "bernoulli")),
     ("losses of ours", ("_WithGradient",)),
     ("copies", ("copy_", "cat", "clone", "stack", "fill_", "zero_", "one_hot", "scatter", "index")),
     ("optimiser", ("_fused_adam", "_foreach", "lerp")),
-    ("upsampling", ("upsample",)),
+    ("upsampling", ("upsample", "_Join")),
     ("reductions", ("sum", "mean", "einsum")),
     ("element by element", ("mul", "add", "sub", "div", "sqrt", "abs", "where", "clamp", "pow")),
 )

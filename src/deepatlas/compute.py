@@ -1,6 +1,9 @@
-"""Where a command computes: the device, and the number of threads."""
+"""Where and how a command computes: the device, the number of threads, bit for bit or not."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -34,3 +37,19 @@ def use_threads(number: int | None) -> None:
     if number < 1:
         raise BadInput(f"threads must be at least 1; got {number}")
     torch.set_num_threads(number)
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """A context with PyTorch's deterministic algorithms, if wanted; else nothing changes.
+
+    The switch is touched only then: it takes PyTorch a second (it imports its compiler).
+    """
+    if not wanted or torch.are_deterministic_algorithms_enabled():
+        yield
+        return
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)

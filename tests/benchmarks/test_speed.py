@@ -18,11 +18,9 @@ from benchmarks.speed.__main__ import main
 from benchmarks.speed.agreement import agreement
 from benchmarks.speed.figure import draw
 from benchmarks.speed.measure import Candidate, Case, Row, error, ratio, spread, take_turns
-from benchmarks.speed.peers.fused import FusedADN, fused
 from benchmarks.speed.peers.vxm_dense import Fast, VxmDense, lively
 from benchmarks.speed.profile import kind_of
 from benchmarks.speed.rows import ROWS
-from benchmarks.speed.rows.tutorial import networks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:monai")
 CEILINGS = {"copy_bytes": 1e10, "convolution_32_bfloat16_flops": 1e12}
@@ -142,45 +140,11 @@ def test_the_fast_form_of_a_network_finds_the_same_displacement() -> None:
     assert float((one - other).abs().mean()) < 0.05
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_fused_operations_are_monais(training: bool) -> None:
-    one, other = networks()["segmentation"], fused(networks()["segmentation"])
-    for network in (one, other):
-        network.train(training)
-        for module in network.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-            if isinstance(module, torch.nn.BatchNorm3d):
-                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-                torch.nn.init.uniform_(module.bias, -0.2, 0.2)
-    other.load_state_dict(one.state_dict())
-    x = torch.rand(2, 1, 16, 16, 16)
-    outputs = [network(x) for network in (one, other)]
-    assert torch.allclose(*outputs, rtol=1e-3, atol=1e-4)
-    if not training:
-        return
-    for out in outputs:
-        out.square().mean().backward()
-    for a, b in zip(one.parameters(), other.parameters(), strict=True):
-        assert torch.allclose(
-            a.grad, b.grad, rtol=1e-2, atol=1e-3 * float(a.grad.abs().max()) + 1e-6
-        )
-    for a, b in zip(one.buffers(), other.buffers(), strict=True):
-        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
-
-
-def test_fused_dropout_leaves_out_a_fifth_and_keeps_the_mean() -> None:
-    module = networks()["registration"].get_submodule("model.0.adn")
-    x = torch.randn(2, 16, 16, 16, 16)
-    out = FusedADN(module)(x)
-    assert float((out == 0).float().mean()) == pytest.approx(0.2, abs=0.01)
-    expected = torch.nn.functional.leaky_relu(x, 0.25).mean()
-    assert float(out.mean()) == pytest.approx(float(expected), rel=0.05)
-
-
 def test_operations_have_a_kind() -> None:
     assert kind_of("aten::mkldnn_convolution") == "convolution"
     assert kind_of("aten::grid_sampler_3d_backward") == "sampling"
+    assert kind_of("_NormaliseBackward") == "normalisation"
+    assert kind_of("_IntegrateBackward") == "sampling"
     assert kind_of("aten::nonsense") == "other"
 
 

@@ -74,7 +74,7 @@ def assert_same(a: dict[str, PreparedScan], b: dict[str, PreparedScan]) -> None:
     assert list(a) == list(b)
     for first, second in zip(a.values(), b.values(), strict=True):
         assert first.id == second.id
-        assert first.image.dtype == second.image.dtype == torch.float32
+        assert first.image.dtype == second.image.dtype == torch.float16
         assert torch.equal(first.image, second.image)
         assert (first.labels is None) == (second.labels is None)
         if first.labels is not None and second.labels is not None:
@@ -104,6 +104,22 @@ def test_the_cache_changes_nothing(
         assert_same(without, cold)
         assert_same(without, warm)
     assert len(counted) == 10
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="tells maps on Linux only")
+def test_scans_of_the_cache_are_mapped_from_their_files(
+    cohort: Cohort, plan: Plan, folder: Path
+) -> None:
+    for _ in range(2):  # made, and found
+        scans = prepare_cohort(cohort, plan, folder)
+        mapped = Path("/proc/self/maps").read_text()
+        files = list(folder.iterdir())
+        assert len(files) == 5
+        assert all(str(path) in mapped for path in files)
+    without = prepare_cohort(cohort, plan)
+    for path in files:
+        path.unlink()  # as by who empties the cache meanwhile
+    assert_same(scans, without)
 
 
 def test_files_are_not_read_again_where_their_digest_is_known(
@@ -172,7 +188,8 @@ def test_a_damaged_file_is_made_again(
     caplog: pytest.LogCaptureFixture,
     kind: str,
 ) -> None:
-    fresh = prepare_cohort(cohort, plan, folder)
+    fresh = prepare_cohort(cohort, plan)
+    prepare_cohort(cohort, plan, folder)  # not held on to: it is mapped from what is damaged next
     counted.clear()
     path = min(folder.iterdir())
     content = path.read_bytes()

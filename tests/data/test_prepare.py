@@ -14,12 +14,19 @@ import torch
 from deepatlas.data.intensity import scale
 from deepatlas.data.labels import classes_to_labels
 from deepatlas.data.plan import Plan
-from deepatlas.data.prepare import PreparedScan, place, prepare, say_if_outside
+from deepatlas.data.prepare import (
+    Preparation,
+    PreparedScan,
+    inside,
+    place,
+    prepare,
+    say_if_outside,
+)
 from deepatlas.errors import BadInput
 from deepatlas.io.images import read_image, read_labels
 from deepatlas.io.subject import Subject
 from deepatlas.spatial.geometry import Geometry, Volume
-from deepatlas.spatial.transform import resample
+from deepatlas.spatial.transform import Affine, resample
 
 PLAN = Plan((16, 24, 16), (1, 1, 1), (0, 0, 0), label_values=(5, 70000), label_dtype="int32")
 ODD = (11, 20, 13)
@@ -116,6 +123,27 @@ def test_the_centres_of_the_fields_of_view_coincide(tmp_path: Path) -> None:
     assert preparation.native.same_as(read_image(subject.image).geometry)
     moved = preparation.transform(PLAN.geometry.centre_mm)
     np.testing.assert_allclose(moved, preparation.native.centre_mm)
+
+
+@pytest.mark.parametrize("turned", [0.0, 1e-9, 0.2])
+@pytest.mark.parametrize("shape", [(9, 14), (11, 8, 13)])
+def test_what_lies_within_an_oblique_scan(shape: tuple[int, ...], turned: float) -> None:
+    """Against the position of every voxel by itself."""
+    d, random = len(shape), torch.Generator().manual_seed(3)
+    grid = Geometry.axis_aligned(shape, (1.0, 1.5, 2.0)[:d], (5.0, 3.0, -2.0)[:d])
+    matrices = []
+    for offset in (-7.0, 2.5):
+        matrix = torch.eye(d + 1, dtype=torch.float64)
+        matrix[:d, :d] += turned * torch.randn(d, d, generator=random, dtype=torch.float64)
+        matrix[:d, d] = offset
+        matrices.append(matrix)
+    scan = Preparation(Geometry((15, 9, 12)[:d], matrices[0]), Affine(matrices[1]))
+    index = scan.native.to_index(scan.transform(grid.points_mm()))
+    ends = torch.tensor(scan.native.shape) - 0.99
+    expected = ((index >= -0.01) & (index <= ends)).all(dim=-1)
+    assert expected.any()
+    assert not expected.all()
+    assert torch.equal(inside(scan, grid), expected[None])
 
 
 def dice(a: torch.Tensor, b: torch.Tensor) -> float:

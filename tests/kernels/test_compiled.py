@@ -1,12 +1,13 @@
-"""Kernels where nothing can be kept on disk."""
+"""Kernels kept on disk, and where nothing can be kept."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from deepatlas.kernels import compiled
+from deepatlas.kernels import compiled, joining, normal, trilinear
 
 
 def test_without_a_place_for_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,3 +20,21 @@ def test_without_a_place_for_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(compiled, "njit", without_cache)
     assert compiled.jit(lambda x: 2 * x)(21) == 42
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        *(lambda f=f: f(True) for f in (normal.moments_kernel, joining.part_kernel)),
+        *(lambda f=f: f(True, True) for f in (normal.apply_kernel, normal.back_apply_kernel)),
+        lambda: normal.back_moments_kernel(False, True, True),
+        *(
+            lambda f=f: f(3, 2, True)
+            for f in (trilinear.values_kernel, trilinear.index_kernel, trilinear.image_kernel)
+        ),
+    ],
+)
+def test_kernels_enclose_numbers_only(made: Callable[[], Any]) -> None:
+    """By what it encloses numba knows a kernel on disk; a function would be new every time."""
+    enclosed = [cell.cell_contents for cell in made().py_func.__closure__ or ()]
+    assert all(isinstance(value, int) for value in enclosed)

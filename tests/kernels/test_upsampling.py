@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deepatlas.kernels import plain
-from deepatlas.networks.blocks import double_and_join
+from deepatlas.networks.blocks import join
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -20,11 +20,11 @@ def test_values_and_gradients(shape: tuple[int, ...], dtype: torch.dtype, layout
     x = torch.randn(2, 5, *shape).to(dtype).contiguous(memory_format=memory).requires_grad_()
     skip = torch.randn(2, 3, *[2 * n for n in shape]).to(dtype)
     skip = skip.contiguous(memory_format=memory).requires_grad_()
-    found = double_and_join(x, skip)
+    found = join(x, skip)
     upstream = torch.randn_like(found)
     gradients = torch.autograd.grad(found, [x, skip], upstream)
     with plain():
-        wanted = double_and_join(x.double(), skip.double())
+        wanted = join(x.double(), skip.double())
     exact = torch.autograd.grad(wanted, [x, skip], upstream.double())
     assert found.dtype == dtype
     assert torch.equal(found.double(), wanted)
@@ -36,13 +36,13 @@ def test_values_and_gradients(shape: tuple[int, ...], dtype: torch.dtype, layout
 def test_channels_last_comes_out_and_goes_back() -> None:
     x = torch.randn(1, 4, 3, 4, 5).contiguous(memory_format=torch.channels_last_3d)
     x.requires_grad_()
-    out = double_and_join(x, torch.randn(1, 2, 6, 8, 10))
+    out = join(x, torch.randn(1, 2, 6, 8, 10))
     assert out.is_contiguous(memory_format=torch.channels_last_3d)
     (gradient,) = torch.autograd.grad(out.sum(), x)
     assert gradient.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_another_type_beside_it_is_converted() -> None:
-    out = double_and_join(torch.randn(1, 2, 3, 3).bfloat16(), torch.ones(1, 1, 6, 6))
+    out = join(torch.randn(1, 2, 3, 3).bfloat16(), torch.ones(1, 1, 6, 6))
     assert out.dtype == torch.bfloat16
     assert bool((out[:, 2] == 1).all())

@@ -269,6 +269,16 @@ def test_other_words_about_a_recipe_are_no_change(
     train_tiny(cohort, baseline.path, "baseline", {"about": "the same, better said"}, split=split)
 
 
+def test_levels_computed_again_change_no_weight(
+    baseline: RunFolder, cohort: Path, split: Path, tmp_path: Path
+) -> None:
+    again = {"training__recompute": True}
+    train_tiny(cohort, baseline.path, "baseline", again, split=split)  # no other run
+    spared = train_tiny(cohort, tmp_path / "run", "baseline", again, split=split)
+    assert spared.recipe.training.recompute
+    assert_same_weights(baseline, spared)
+
+
 @pytest.mark.parametrize(
     ("settings", "arguments", "says"),
     [

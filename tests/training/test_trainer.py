@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from deepatlas.data.batches import Batches
 from deepatlas.errors import DeepAtlasError
 from deepatlas.training.checkpoint import CheckpointStore
+from deepatlas.training.feed import ahead
 from deepatlas.training.log import Log
 from deepatlas.training.recipe import Recipe, parse_recipe
 from deepatlas.training.trainer import MAX_BAD_STEPS, State, Stopped, Trainer
@@ -246,13 +247,18 @@ def run_in_pieces(recipe: Recipe, folder: Path, stops: list[int], **parts: Any) 
     return trainer
 
 
-def test_in_pieces_it_ends_as_in_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fed_ahead", [False, True])
+def test_in_pieces_it_ends_as_in_one(
+    fed_ahead: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     joint = {"kind": "joint", "registration_steps": 2, "segmentation_steps": 1, "batch": 1}
+    frozen = {**joint, "segmentation_steps": 0}
     recipe = make_recipe(
         stage("first", SUPERVISED),
         stage("second", ALIGNED),
         stage("third", joint, share=2, fresh=["segmentation"]),
-        steps=12,
+        stage("fourth", frozen),
+        steps=15,
         validations=3,
     )
     validation = Validation(make_scans(2, 3, labelled=3), CPU)
@@ -260,7 +266,10 @@ def test_in_pieces_it_ends_as_in_one(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     whole.run()
     (tmp_path / "pieces").mkdir()
-    stops = [1, 3, 4, 6, 7, 11]  # the ends of stages among them
+    if fed_ahead:  # as on a GPU
+        feed = "deepatlas.training.trainer.nullcontext"
+        monkeypatch.setattr(feed, lambda draw: ahead(draw, 100))
+    stops = [1, 3, 4, 6, 7, 11, 13]  # the ends of stages among them
     pieces = run_in_pieces(recipe, tmp_path / "pieces", stops, validation=validation)
     for name in whole.networks:
         assert same(values(whole.networks[name]), values(pieces.networks[name]))

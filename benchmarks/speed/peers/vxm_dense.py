@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepatlas.networks.blocks import channels_last, double_and_join, to_channels_last
+from deepatlas.networks.blocks import channels_last, join, to_channels_last
 from deepatlas.spatial.grid import identity_grid
 from deepatlas.spatial.velocity import integrate
 
@@ -117,7 +117,7 @@ class Fast(nn.Module):
             with torch.autocast(x.device.type, enabled=False):  # which would pool in float32
                 x = F.max_pool3d(skips[-1], 2)
         for layer in layers.up:
-            x = double_and_join(F.leaky_relu_(layer(x), 0.2), skips.pop())
+            x = join(F.leaky_relu_(layer(x), 0.2), skips.pop())
         for layer in layers.final:
             x = F.leaky_relu_(layer(x), 0.2)
         return x

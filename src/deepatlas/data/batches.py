@@ -26,7 +26,7 @@ class Scans:
 
     Attributes
     ----------
-    image : (B, 1, *S) in [0, 1].
+    image : (B, 1, *S) float32 in [0, 1].
     labels : (B, *S) class indices; zeros where a scan has none, and the number of classes, one
         beyond the last, where a voxel is ignored.
     labelled : (B,) bool, whether the scan has a manual segmentation.
@@ -123,7 +123,8 @@ class Batches:
     def __init__(self, scans: Sequence[PreparedScan], grid: Geometry | None = None) -> None:
         self.scans = sorted(scans, key=lambda scan: scan.id)
         self.spacing_mm = None if grid is None else grid.spacing_mm
-        self.inside = None if grid is None else [inside(s.preparation, grid) for s in self.scans]
+        self.grid = grid
+        self._inside: dict[int, Tensor] = {}
         self.pools: dict[str, list[int]] = {
             "any": list(range(len(self.scans))),
             "yes": [i for i, scan in enumerate(self.scans) if scan.labels is not None],
@@ -170,16 +171,24 @@ class Batches:
         chosen = [self.scans[i] for i in indices]
         blank = torch.zeros(chosen[0].image.shape[1:], dtype=torch.int16)
         return Scans(
-            image=torch.stack([scan.image for scan in chosen]),
+            image=torch.stack([scan.image for scan in chosen]).float(),
             labels=torch.stack(
                 [blank if scan.labels is None else scan.labels.to(torch.int16) for scan in chosen]
             ),
             labelled=torch.tensor([scan.labels is not None for scan in chosen]),
             present=torch.stack([scan.present & (scan.labels is not None) for scan in chosen]),
             ids=tuple(scan.id for scan in chosen),
-            inside=None if self.inside is None else torch.stack([self.inside[i] for i in indices]),
+            inside=None
+            if self.grid is None
+            else torch.stack([self._within(i, self.grid) for i in indices]).float(),
             ignoring=self.ignoring,
         )
+
+    def _within(self, index: int, grid: Geometry) -> Tensor:
+        """(1, *S) bool of a scan, found when it is first drawn."""
+        if index not in self._inside:
+            self._inside[index] = inside(self.scans[index].preparation, grid)
+        return self._inside[index]
 
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:

@@ -11,6 +11,7 @@ import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -72,7 +73,8 @@ def prepare_cohort(
 
     Returns
     -------
-    Prepared scans by id, in the cohort's order.
+    Prepared scans by id, in the cohort's order; those of the cache are mapped from their files, so
+    that a cohort may be larger than the memory.
 
     Raises
     ------
@@ -177,15 +179,20 @@ def _from_files(
     image = read_content(subject.image)
     labels = None if subject.labels is None else read_content(subject.labels)
     if store is None:
-        return prepare_content(subject, plan, image, labels)
+        return _spare(prepare_content(subject, plan, image, labels))
     label_digest = None if labels is None else hashlib.sha256(labels).hexdigest()
     key = cache_key(plan, hashlib.sha256(image).hexdigest(), label_digest)
     cached = store.load(key, subject, plan) if look_first else None
     if cached is not None:
         return cached
-    scan = prepare_content(subject, plan, image, labels)
+    scan = _spare(prepare_content(subject, plan, image, labels))
     store.save(key, scan)
-    return scan
+    return store.load(key, subject, plan) or scan
+
+
+def _spare(scan: PreparedScan) -> PreparedScan:
+    """The same in less memory; nothing is lost, see `prepare`."""
+    return replace(scan, image=scan.image.half())
 
 
 def _outside(cache: Path, root: Path) -> Path:
@@ -199,7 +206,7 @@ def _outside(cache: Path, root: Path) -> Path:
 
 
 def _packed(scan: PreparedScan, key: str) -> bytes:
-    tensors = {"image": scan.image.half().contiguous()}
+    tensors = {"image": scan.image.contiguous()}
     if scan.labels is not None:
         tensors["labels"] = scan.labels.contiguous()
     native, alignment = scan.preparation.native, scan.preparation.alignment
@@ -218,8 +225,8 @@ def _read(path: Path, subject: Subject, plan: Plan) -> PreparedScan:
     """A kept scan; any of several exceptions if the file is not as it was written."""
     with safe_open(path, framework="pt") as file:
         about = json.loads((file.metadata() or {})["deepatlas"])
-        # a copy: the file may be replaced while the scan is in use
-        tensors = {name: file.get_tensor(name).clone() for name in sorted(file.keys())}
+        # mapped, not read: files here are replaced whole, never written into
+        tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
     if about["key"] != path.stem:
         raise ValueError("it holds another scan")
     if about["checksum"] != _checksum(tensors):
@@ -230,7 +237,7 @@ def _read(path: Path, subject: Subject, plan: Plan) -> PreparedScan:
     alignment = about.get("alignment")
     return PreparedScan(
         id=subject.id,
-        image=image.float(),
+        image=image,
         labels=labels,
         present=annotated_classes(subject, plan, has_labels=labels is not None),
         preparation=Preparation(
@@ -242,5 +249,5 @@ def _read(path: Path, subject: Subject, plan: Plan) -> PreparedScan:
 def _checksum(tensors: dict[str, Tensor]) -> int:
     value = 0
     for name in sorted(tensors):
-        value = zlib.crc32(tensors[name].numpy().tobytes(), value)
+        value = zlib.crc32(tensors[name].numpy().data, value)
     return value

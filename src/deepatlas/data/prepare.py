@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 _MET, _FILLED = 0.5, 0.1  # shares of a scan and of the working grid, below which it is said
 _LOOKED_AT = 16  # voxels along each axis
 _COINCIDE = 1e-2  # voxels over the whole scan: less is noise of the header
+_ROUNDING = 1e-6  # voxels over the whole scan: less is that of float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class PreparedScan:
     Parameters
     ----------
     id : the scan's id.
-    image : (1, *S) float32 in [0, 1], of float16 precision (as in the cache).
+    image : (1, *S) in [0, 1] of float16 precision: float32, of a cohort float16.
     labels : (*S) uint8 or int16 class indices, or None; K + 1, beyond the last class, where a voxel
         is ignored.
     present : (K,) bool, foreground classes that were annotated; all False without labels.
@@ -137,11 +138,18 @@ def place(native: Geometry, plan: Plan) -> Preparation:
 
 
 def inside(preparation: Preparation, grid: Geometry) -> Tensor:
-    """(1, *S) float32: 1 where a voxel of the working grid lies within the scan, 0 in padding."""
-    index = preparation.native.to_index(preparation.transform(grid.points_mm()))
-    last = torch.tensor(preparation.native.shape, dtype=torch.float64) - 1
-    within = (index >= -_COINCIDE) & (index <= last + _COINCIDE)
-    return within.all(dim=-1).float().unsqueeze(0)
+    """(1, *S) bool: whether a voxel of the working grid lies within the scan, not in padding."""
+    to_index = torch.linalg.inv(preparation.native.affine)
+    matrix = (to_index @ preparation.transform.matrix @ grid.affine).tolist()
+    within = torch.ones(grid.shape, dtype=torch.bool)
+    for n, row in zip(preparation.native.shape, matrix[:-1], strict=True):
+        index = torch.tensor(row[-1], dtype=torch.float64)
+        for axis, step in enumerate(row[:-1]):
+            if abs(step) * grid.shape[axis] > _ROUNDING:  # else a line of voxels, not a volume
+                steps = torch.arange(grid.shape[axis], dtype=torch.float64) * step
+                index = index + steps.view([-1 if k == axis else 1 for k in range(grid.ndim)])
+        within &= (index >= -_COINCIDE) & (index <= n - 1 + _COINCIDE)
+    return within.unsqueeze(0)
 
 
 def prepare(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -84,8 +85,9 @@ def survey(cohort: Cohort, progress: Callable[[int, int], None] | None = None) -
 def image_faults(volume: Volume, path: Path) -> tuple[str, ...]:
     """What is wrong with a scan's voxels."""
     image = volume.data
-    bad = int((~image.isfinite()).sum())
-    if bad:
+    low, high = (float(end) for end in image.aminmax())  # NaN where there is one
+    if not (math.isfinite(low) and math.isfinite(high)):
+        bad = int((~image.isfinite()).sum())
         return (
             Fault(
                 f"{path}: {bad} of {image.numel()} voxels are NaN or infinite; "
@@ -93,7 +95,6 @@ def image_faults(volume: Volume, path: Path) -> tuple[str, ...]:
                 "nan-or-inf",
             ),
         )
-    low, high = float(image.min()), float(image.max())
     if low == high:
         return (
             Fault(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deepatlas.kernels.compiled import jit
-from deepatlas.kernels.normal import read_full, read_half, write_full, write_half
+from deepatlas.kernels.normal import read_half, write_half
 
 
 @jit
@@ -35,8 +35,6 @@ def join(x, skip, out, deep, height, width, a, b, first, last):  # type: ignore[
 @lru_cache(maxsize=2)
 def part_kernel(half: bool) -> Any:
     """The way back: sums of what was repeated, in float32, and the other tensor's own."""
-    read = read_half if half else read_full
-    write = write_half if half else write_full
 
     @jit
     def part(grad, x, skip, deep, height, width, a, b, first, last):  # type: ignore[no-untyped-def]
@@ -52,11 +50,11 @@ def part_kernel(half: bool) -> Any:
                     begin, place = source + n * (a + b), (n // 2) * a
                     values, sums = grad[begin : begin + a], total[place : place + a]
                     for c in range(a):
-                        sums[c] += read(values[c])
+                        sums[c] += read_half(values[c]) if half else values[c]
                     for c in range(b):
                         skip[own + n * b + c] = grad[begin + a + c]
             into = x[row * width * a : (row + 1) * width * a]
             for c in range(width * a):
-                into[c] = write(total[c])
+                into[c] = write_half(total[c]) if half else total[c]
 
     return part

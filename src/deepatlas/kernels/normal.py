@@ -2,7 +2,9 @@
 
 Two passes forward, two backward. A row is several voxels, so that loops are long: with C channels
 its length is a multiple of C, and what is known of a channel is repeated along it. Values are flat,
-(items, count); bfloat16 comes as uint16, the upper half of a float32.
+(items, count); bfloat16 comes as uint16, the upper half of a float32. Kernels enclose numbers only:
+with a compiled function among what they enclose, numba would not know them again in its files and
+compile them in every process.
 
 Dropout stores no mask: whether a value stays is a function of its place and a seed, worked out
 again on the way back. What stays has the factor of dropout in scale and shift already, which
@@ -37,15 +39,6 @@ def write_half(x):  # type: ignore[no-untyped-def]
 
 
 @jit
-def read_full(x):  # type: ignore[no-untyped-def]
-    """A float32 as it is."""
-    return x
-
-
-write_full = read_full
-
-
-@jit
 def stays(place, seed, least):  # type: ignore[no-untyped-def]
     """Whether a value is kept by dropout: whether 32 bits mixed of its place are at least that.
 
@@ -60,7 +53,6 @@ def stays(place, seed, least):  # type: ignore[no-untyped-def]
 @lru_cache(maxsize=2)
 def moments_kernel(half: bool) -> Any:
     """(items, 2, row) float64: sums of values and of squares, by place in the row."""
-    read = read_half if half else read_full
 
     @jit
     def moments(x, count, row, first, last):  # type: ignore[no-untyped-def]
@@ -73,7 +65,7 @@ def moments_kernel(half: bool) -> Any:
                 begin = (r % rows) * row
                 values = x[item * count + begin : item * count + min(begin + row, count)]
                 for c in range(len(values)):
-                    v = read(values[c])
+                    v = read_half(values[c]) if half else values[c]
                     one[c] += v
                     two[c] += v * v
                 if r + 1 == min(start + _BLOCK, last) or (r + 1) % rows == 0:
@@ -90,8 +82,6 @@ def moments_kernel(half: bool) -> Any:
 @lru_cache(maxsize=4)
 def apply_kernel(half: bool, dropping: bool) -> Any:
     """Fills out with LeakyReLU of scale * x + shift; these are (items, row)."""
-    read = read_half if half else read_full
-    write = write_half if half else write_full
 
     @jit
     def apply(  # type: ignore[no-untyped-def]
@@ -104,11 +94,12 @@ def apply_kernel(half: bool, dropping: bool) -> Any:
             low, high = item * count + begin, item * count + min(begin + row, count)
             values, into, a, b = x[low:high], out[low:high], scale[item], shift[item]
             for c in range(len(values)):
-                y = a[c] * read(values[c]) + b[c]
+                v = read_half(values[c]) if half else values[c]
+                y = a[c] * v + b[c]
                 y = y if y > 0 else slope * y
                 if dropping:
                     y = y if stays(low + c, seed, least) else F32(0)
-                into[c] = write(y)
+                into[c] = write_half(y) if half else y
 
     return apply
 
@@ -119,7 +110,6 @@ def back_moments_kernel(half: bool, dropping: bool, sloping: bool) -> Any:
 
     The last is filled where `sloping`.
     """
-    read = read_half if half else read_full
 
     @jit
     def back_moments(  # type: ignore[no-untyped-def]
@@ -135,8 +125,8 @@ def back_moments_kernel(half: bool, dropping: bool, sloping: bool) -> Any:
                 low, high = item * count + begin, item * count + min(begin + row, count)
                 values, upstream, a, b = x[low:high], grad[low:high], scale[item], shift[item]
                 for c in range(len(values)):
-                    v = read(values[c])
-                    g = read(upstream[c])
+                    v = read_half(values[c]) if half else values[c]
+                    g = read_half(upstream[c]) if half else upstream[c]
                     y = a[c] * v + b[c]
                     if dropping:
                         g = g if stays(low + c, seed, least) else F32(0)
@@ -161,8 +151,6 @@ def back_moments_kernel(half: bool, dropping: bool, sloping: bool) -> Any:
 @lru_cache(maxsize=4)
 def back_apply_kernel(half: bool, dropping: bool) -> Any:
     """Fills out with scale * gradient before LeakyReLU + by_x * x + constant."""
-    read = read_half if half else read_full
-    write = write_half if half else write_full
 
     @jit
     def back_apply(  # type: ignore[no-untyped-def]
@@ -176,11 +164,12 @@ def back_apply_kernel(half: bool, dropping: bool) -> Any:
             values, upstream, into = x[low:high], grad[low:high], out[low:high]
             a, b, p, q = scale[item], shift[item], by_x[item], constant[item]
             for c in range(len(values)):
-                v = read(values[c])
-                g = read(upstream[c])
+                v = read_half(values[c]) if half else values[c]
+                g = read_half(upstream[c]) if half else upstream[c]
                 if dropping:
                     g = g if stays(low + c, seed, least) else F32(0)
                 g = g if a[c] * v + b[c] > 0 else slope * g
-                into[c] = write(a[c] * g + p[c] * v + q[c])
+                y = a[c] * g + p[c] * v + q[c]
+                into[c] = write_half(y) if half else y
 
     return back_apply

@@ -39,12 +39,20 @@ class Block(nn.Module):
         return self.activation(self.convolution(x))
 
 
-def double_and_join(x: Tensor, skip: Tensor) -> Tensor:
-    """A decoder's input: x at twice its size, by repetition, then the channels of `skip`."""
+def join(x: Tensor, skip: Tensor | None = None) -> Tensor:
+    """A coarser level at twice its size, by repetition, beside what came down, if anything did."""
+    if skip is None:
+        return x
     skip = skip.to(x.dtype)
     if kernels.usable(x, skip, half=True):
         return upsampling.double_and_join(x, skip)
     return torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), skip], dim=1)
+
+
+def after_join(block: nn.Module, *inputs: Tensor) -> Tensor:
+    """What a block makes of `join(*inputs)`."""
+    out: Tensor = block(join(*inputs))
+    return out
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

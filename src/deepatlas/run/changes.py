@@ -12,7 +12,7 @@ from deepatlas.run.folder import RunFolder
 from deepatlas.training.recipe import Recipe, to_tree
 
 SHOWN = 5  # ids of a difference that a message names
-WORDS = {"about"}  # of a recipe: no setting
+FREE = {"about", "training.recompute"}  # of a recipe: what changes no weight
 
 
 def refuse_other_settings(run: RunFolder, recipe: Recipe, split: Mapping[str, Any]) -> None:
@@ -26,7 +26,7 @@ def refuse_other_settings(run: RunFolder, recipe: Recipe, split: Mapping[str, An
     faults = [
         f"{key}: {_difference(before.get(key), now.get(key))}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key not in WORDS
+        if before.get(key) != now.get(key) and key not in FREE
         if not (key == "training.steps" and more)
     ]
     if faults:

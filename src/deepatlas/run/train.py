@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepatlas.compute import choose_device, use_threads
+from deepatlas.compute import choose_device, deterministic, use_threads
 from deepatlas.data.batches import Batches
 from deepatlas.data.cache import default_cache, prepare_cohort
 from deepatlas.data.check import check_cohort
@@ -25,6 +24,7 @@ from deepatlas.errors import BadInput
 from deepatlas.io.label_groups import read_label_groups
 from deepatlas.io.layouts import read_cohort
 from deepatlas.io.subject import Cohort
+from deepatlas.networks.recompute import make_recompute
 from deepatlas.networks.registration import build_registration
 from deepatlas.networks.segmentation import build_segmentation
 from deepatlas.process import keep_freed_memory
@@ -118,7 +118,7 @@ def train(
     if run.exists():
         refuse_other_content(run, _used(job), job.split, facts)
     run.path.mkdir(parents=True, exist_ok=True)
-    with locked(run.path), _deterministic(job.recipe.training.deterministic):
+    with locked(run.path), deterministic(job.recipe.training.deterministic):
         run.tidy()
         _train(job, facts, start, progress or (lambda *_: None))
     return run
@@ -233,16 +233,6 @@ def _check(job: Job) -> Survey:
     return facts
 
 
-@contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(wanted or before)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-
-
 def _plan(job: Job, facts: Survey, start: RunFolder | None) -> Plan:
     """The run's own plan, that of the run it starts from, or a new one of the cohort."""
     if job.run.exists():
@@ -320,6 +310,8 @@ def _networks(job: Job, plan: Plan, start: RunFolder | None) -> nn.ModuleDict:
                 raise BadInput(
                     f"{start.path}: its {name} network does not fit this recipe's: {error}"
                 ) from None
+        if job.recipe.training.recompute:
+            make_recompute(networks[name], f"networks.{name}")
     return networks.to(job.device)
 
 

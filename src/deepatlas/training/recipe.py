@@ -44,6 +44,8 @@ class Training:
     validations : how often the networks are scored on validation scans in a stage. Without such
         scans, or with 0, the networks of the last step are taken.
     precision : "bfloat16" (autocast; maps and losses stay float32) or "float32".
+    recompute : levels of the networks are computed again in the backward pass instead of kept:
+        less memory, slower steps, the same weights. For volumes that would not fit.
     """
 
     steps: int = 3000
@@ -51,6 +53,7 @@ class Training:
     checkpoint_minutes: float = 2.0
     validations: int = 8
     precision: str = "bfloat16"
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from deepatlas.data.batches import Batches
+from deepatlas.data.batches import Batch, Batches
 from deepatlas.errors import DeepAtlasError
 from deepatlas.training.checkpoint import CheckpointStore, pack, unpack
+from deepatlas.training.feed import ahead
 from deepatlas.training.log import Log
 from deepatlas.training.recipe import Recipe, Stage
 from deepatlas.training.stage_run import StageRun
@@ -195,32 +197,40 @@ class Trainer:
         return run
 
     def _train(self, run: StageRun, steps: int) -> None:
+        def draw(step: int) -> Batch:
+            key = (self.recipe.seed, run.stage.name, step)
+            return self.batches.draw(run.task.request(step), *key).to(self.device)
+
         marks = _marks(steps, self.recipe.training.validations)
         every = {name: max(1, run.total[name] // LOG_LINES) for name in run.names}
         bad = 0
-        while self.state.stage_step < steps:
-            started = time.monotonic()
-            index = self.state.stage_step
-            key = (self.recipe.seed, run.stage.name, index)
-            line = run.step(index, self.batches.draw(run.task.request(index), *key))
-            self._count(line, time.monotonic() - started)
-            bad = self._check_finite(run, line, bad)
-            turn = run.done[line["group"]] - 1  # each network by its own turns: none is left out
-            if turn % every[line["group"]] == 0 or not line["finite"]:
-                self.log.write(
-                    event="train", stage=run.stage.name, step=self.state.step, **line,
-                    seconds=round(self.state.seconds, 2),
-                )  # fmt: skip
-            if self.state.stage_step in marks:
-                self._validate(run)
-            self.on_step({**line, "stage": run.stage.name, "step": self.state.step})
-            stop = self.should_stop()
-            minutes = (time.monotonic() - self.saved) / 60
-            if stop or minutes >= self.recipe.training.checkpoint_minutes:
-                self._save(run)
-            if stop:
-                text = f"stopped at step {self.state.step}; the same command resumes there"
-                raise Stopped(text, signal=stop)
+        feed = nullcontext(draw) if self.device.type == "cpu" else ahead(draw, steps)
+        with feed as get:
+            while self.state.stage_step < steps:
+                started = time.monotonic()
+                line = run.step(self.state.stage_step, get(self.state.stage_step))
+                self._count(line, time.monotonic() - started)
+                bad = self._check_finite(run, line, bad)
+                turn = run.done[line["group"]] - 1  # each by its own turns: none is left out
+                if turn % every[line["group"]] == 0 or not line["finite"]:
+                    self.log.write(
+                        event="train", stage=run.stage.name, step=self.state.step, **line,
+                        seconds=round(self.state.seconds, 2),
+                    )  # fmt: skip
+                if self.state.stage_step in marks:
+                    self._validate(run)
+                self.on_step({**line, "stage": run.stage.name, "step": self.state.step})
+                self._save_if_due(run)
+
+    def _save_if_due(self, run: StageRun) -> None:
+        """A checkpoint by the clock, or because the process was told to end: then Stopped."""
+        stop = self.should_stop()
+        minutes = (time.monotonic() - self.saved) / 60
+        if stop or minutes >= self.recipe.training.checkpoint_minutes:
+            self._save(run)
+        if stop:
+            text = f"stopped at step {self.state.step}; the same command resumes there"
+            raise Stopped(text, signal=stop)
 
     def _count(self, line: Mapping[str, Any], seconds: float) -> None:
         state, name = self.state, line["group"]

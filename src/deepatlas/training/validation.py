@@ -41,14 +41,14 @@ class Validation:
     def _segmentation(self, network: nn.Module) -> float:
         values = []
         for scan in self.scans:
-            labels = network(scan.image[None].to(self.device)).argmax(dim=1)[0].cpu()
+            labels = network(scan.image[None].to(self.device, torch.float32)).argmax(dim=1)[0].cpu()
             values.append(_dice(labels, scan, scan.present))
         return _mean(values)
 
     def _registration(self, network: nn.Module) -> dict[str, float]:
         values, folds = [], []
         for moving, fixed in ((self.scans[m], self.scans[f]) for m, f in self.pairs):
-            images = [scan.image[None].to(self.device) for scan in (moving, fixed)]
+            images = [scan.image[None].to(self.device, torch.float32) for scan in (moving, fixed)]
             displacement = network(*images).displacement.cpu()
             labels = moving.labels
             assert labels is not None

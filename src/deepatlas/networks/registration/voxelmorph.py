@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from deepatlas.networks.blocks import (
     Block,
+    after_join,
     convolution,
     crop,
-    double_and_join,
+    join,
     pad_to_multiple,
     to_channels_last,
 )
+from deepatlas.networks.recompute import level
 from deepatlas.networks.registration.base import Deformation, RegistrationNetwork
 from deepatlas.spatial.field import double
 from deepatlas.spatial.velocity import integrate
@@ -68,11 +71,17 @@ class VoxelMorph:
 
 
 class VoxelMorphNetwork(RegistrationNetwork):
-    """Forward: moving and fixed (B, 1, *S) of any size to a Deformation at full resolution."""
+    """Forward: moving and fixed (B, 1, *S) of any size to a Deformation at full resolution.
+
+    Attributes
+    ----------
+    recompute : levels are computed again in the backward pass, see `networks.recompute`.
+    """
 
     def __init__(self, config: VoxelMorph, ndim: int) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
         self.multiple = 2 ** len(config.encoder)
         self.down = nn.ModuleList()
         skips = [2]
@@ -101,12 +110,14 @@ class VoxelMorphNetwork(RegistrationNetwork):
         x = to_channels_last(pad_to_multiple(torch.cat([moving, fixed], dim=1), self.multiple))
         skips = [x]
         for block in self.down:
-            skips.append(block(skips[-1]))
-        x = skips.pop()
+            skips.append(level(block, skips[-1], recompute=self.recompute))
+        inputs = [skips.pop()]
         for block in self.up:
-            x = double_and_join(block(x), skips.pop())
+            x = level(partial(after_join, block), *inputs, recompute=self.recompute)
+            inputs = [x, skips.pop()]
         for block in self.final:
-            x = block(x)
+            inputs = [level(partial(after_join, block), *inputs, recompute=self.recompute)]
+        x = join(*inputs)
         half = self.config.half_resolution
         wanted = [(n + 1) // 2 for n in shape] if half else list(shape)
         with torch.autocast(x.device.type, enabled=False):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from deepatlas.networks.blocks import (
     Block,
+    after_join,
     convolution,
     crop,
-    double_and_join,
     pad_to_multiple,
     to_channels_last,
 )
+from deepatlas.networks.recompute import level
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,24 @@ class UNet:
 
 
 class UNetNetwork(nn.Module):
-    """Forward: image (B, 1, *S) of any size to logits (B, classes, *S), float32."""
+    """Forward: image (B, 1, *S) of any size to logits (B, classes, *S), float32.
+
+    Attributes
+    ----------
+    recompute : levels are computed again in the backward pass, see `networks.recompute`.
+    """
 
     def __init__(self, config: UNet, ndim: int, classes: int) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
         self.multiple = 2 ** (len(config.features) - 1)
         features = config.features
         self.down = nn.ModuleList()
         channels = 1
-        for level, outputs in enumerate(features):
-            blocks = [Block(ndim, channels, outputs, stride=2 if level else 1, norm=True)]
-            if level:
+        for n, outputs in enumerate(features):
+            blocks = [Block(ndim, channels, outputs, stride=2 if n else 1, norm=True)]
+            if n:
                 blocks.append(Block(ndim, outputs, outputs, norm=True))
             self.down.append(nn.Sequential(*blocks))
             channels = outputs
@@ -66,9 +74,9 @@ class UNetNetwork(nn.Module):
         x = to_channels_last(pad_to_multiple(image, self.multiple))
         skips: list[Tensor] = []
         for block in self.down:
-            x = block(x)
+            x = level(block, x, recompute=self.recompute)
             skips.append(x)
         skips.pop()
         for block in self.up:
-            x = block(double_and_join(x, skips.pop()))
+            x = level(partial(after_join, block), x, skips.pop(), recompute=self.recompute)
         return crop(self.logits(x), image.shape[2:]).to(torch.float32)

@@ -17,6 +17,7 @@ from deepatlas.losses.similarity import SIMILARITIES
 from deepatlas.spatial.grid import sample
 from deepatlas.spatial.warp import warp
 from deepatlas.training.tasks.base import Context, Task, Terms, make_part
+from deepatlas.training.tasks.predictions import Predictions
 from deepatlas.training.tasks.registration import add_alignment, compare, pair_of
 from deepatlas.training.tasks.segmentation import check_batch, supervised
 
@@ -117,6 +118,8 @@ class JointTask(Task):
         self.networks = networks
         self.constants = networks if context.constants is None else context.constants
         self.context = context
+        frozen = "segmentation" not in config.trains
+        self.predicted = Predictions(self.constants["segmentation"], frozen=frozen)
 
     def groups(self) -> tuple[str, ...]:
         return self.config.trains
@@ -171,7 +174,8 @@ class JointTask(Task):
         missing = ~torch.cat([moving.labelled, fixed.labelled])
         if bool(missing.any()):
             images = torch.cat([moving.image, fixed.image])[missing]
-            logits = self.constants["segmentation"](images)
+            every = zip((*moving.ids, *fixed.ids), missing.tolist(), strict=True)
+            logits = self.predicted(images, [name for name, lacks in every if lacks])
             manual[missing, : moving.classes] = (logits * self.config.sharpen).softmax(dim=1)
         first, second = manual.split(len(moving.ids))
         return first, second
