@@ -86,6 +86,7 @@ def register(
     write: Write = "main",
     keep_dtype: bool = False,
     device: torch.device | str = "cpu",
+    max_memory: int | str | None = None,
 ) -> Registered:
     """Write moved image and labels, and the transform in ITK's forms, into `out`.
 
@@ -97,13 +98,13 @@ def register(
     """
 
     def find() -> Found:
-        session = Session(run, device)
+        session = Session(run, device, max_memory=max_memory)
         pair = {"moving": moving, "fixed": fixed}
         return session.register(**pair), session.alignment(**pair)
 
     return write_registration(
         find, moving=moving, fixed=fixed, out=out, moving_labels=moving_labels, write=write,
-        keep_dtype=keep_dtype,
+        keep_dtype=keep_dtype, max_memory=max_memory,
     )  # fmt: skip
 
 
@@ -116,6 +117,7 @@ def write_registration(
     moving_labels: Path | None = None,
     write: Write = "main",
     keep_dtype: bool = False,
+    max_memory: int | str | None = None,
 ) -> Registered:
     """Write what a registration of two scans found, however it did.
 
@@ -129,11 +131,13 @@ def write_registration(
     write : "main", or "all" for the inverse and for both maps as one field on the grid of the scan
         they start from.
     keep_dtype : write the moved image in the moving scan's type; integers are rounded and clipped.
+    max_memory : bytes that the process may reach, see `Session`; files are written side by side as
+        far as it allows.
 
     Raises
     ------
-    BadInput : a file that cannot be read or would be overwritten, or labels on another grid than
-        the moving scan.
+    BadInput : a file that cannot be read or would be overwritten, labels on another grid than
+        the moving scan, or too little memory.
     """
     out = Path(out)
     if write not in ("main", "all"):

@@ -45,7 +45,12 @@ class UNetNetwork(nn.Module):
     def __init__(self, config: UNet, ndim: int, classes: int) -> None:
         super().__init__()
         self.config = config
-        self.multiple = 2 ** (len(config.features) - 1)
+        levels = len(config.features)
+        self.multiple = 2 ** (levels - 1)
+        # Voxels to each side on which logits depend, but for normalisation: at level n of size
+        # 2^n two convolutions each way (one at the finest, half as far where they stride), and
+        # repeated voxels.
+        self.reach = 1 + sum(3 * 2 ** (n - 1) + 3 * 2**n - 1 for n in range(1, levels))
         features = config.features
         self.down = nn.ModuleList()
         channels = 1
