@@ -1,15 +1,16 @@
 """How much memory a case takes, known before it starts, and what is done where it is too much.
 
 Bytes are counted, not guessed, wherever that is possible. What a network holds at once is measured
-on a small input, whose tensors are counted as they come and go (`bytes_per_voxel`); it grows with
-the number of voxels, since layers hold feature maps of the size of the grid or a fraction of it. For
-the default U-Net with C classes, in bfloat16, that is 96 channels before the finest decoder block
-and their two parts, 192 x 2 bytes, or 6 C bytes for the logits in both types and 32 of features.
+on a small input, whose tensors are counted as they come and go (`held`); it grows with the number
+of voxels, since layers hold feature maps of the size of the grid or a fraction of it. For the
+default U-Net with C classes, in bfloat16, that is about 200 bytes a voxel (before its finest
+convolution on the way up 48 channels as parts and as one) or, with many classes, 6 C + 32 (logits
+in both types); in slabs of few rows about 60 + 2 C.
 
 Of a scan with n voxels (b bytes each in the file, v as read) are counted: for reading the larger of
-unpacking it (2 b n), of converting it ((b + v + 4) n) and of scaling it (13 n); for a label map on
-its grid 1 or 2 bytes for classes, those of the written type twice. Sampling is done in slabs, so
-what it needs besides is constant (`SLAB`).
+unpacking it (2 b n), of converting it ((b + v + 4) n) and of scaling it (13 n), or of aligning it
+(32 n); for a label map on its grid 1 or 2 bytes for classes, those of the written type twice.
+Sampling is done in slabs, so what it needs besides is constant (`SLAB`).
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from deepatlas.spatial.transform import FADE_VOXELS
 
 SLAB = 40 << 20  # of the sampling of one slab
 _SPARE = 0.8  # of the free memory that is used where no limit is given
-_SLACK = 1.1  # what convolutions and the allocator take besides tensors
-_PROBE = 32  # voxels along each axis
+SLACK = 1.1  # what convolutions and the allocator take besides tensors
+PROBE = 32  # voxels along each axis
 
 
 class Room:
@@ -76,17 +77,19 @@ class Room:
 
     def refuse(self, what: object, size: float, remedy: str) -> None:
         """BadInput that says how much is needed and how much there is, where it does not fit."""
-        if self.fits(size):
-            return
-        if self.limit is None:
-            there = f"{in_words(self.total)} can be used of what is free here"
-        else:
-            held = self.limit - self.total
+        if not self.fits(size):
+            raise self.too_little(what, size, remedy)
+
+    def too_little(self, what: object, size: float, remedy: str) -> BadInput:
+        """What says that something does not fit."""
+        there = f"{in_words(self.total)} can be used of what is free here"
+        if self.limit is not None:
+            left = max(self.total, 0)
             there = (
-                f"--max-memory {in_words(self.limit)} leaves {in_words(max(self.total, 0))} "
-                f"beside the {in_words(held)} that the program itself holds"
+                f"of --max-memory {in_words(self.limit)} the program itself holds "
+                f"{in_words(self.limit - self.total)}, which leaves {in_words(left)}"
             )
-        raise BadInput(f"{what}: needs about {in_words(size)} more, and {there}; {remedy}")
+        return BadInput(f"{what} needs about {in_words(size)} of memory, and {there}; {remedy}")
 
     @contextmanager
     def taking(self, size: float) -> Iterator[None]:
@@ -102,8 +105,13 @@ class Room:
                 self._changed.notify_all()
 
 
-def to_read(path: Path) -> tuple[float, int]:
-    """Bytes that reading and preparing a scan takes at most, and its voxels; from its header."""
+def to_read(path: Path, *, aligned: bool) -> float:
+    """Bytes that reading and preparing a scan takes at most, from its header.
+
+    Parameters
+    ----------
+    aligned : by its image.
+    """
     header = read_header(path)
     voxels = math.prod(space_shape(header) or (0,))
     stored = header.get_data_dtype().itemsize
@@ -111,8 +119,8 @@ def to_read(path: Path) -> tuple[float, int]:
     scaled = math.isfinite(slope) and slope != 0 and (slope, intercept) != (1.0, 0.0)
     read = 8 if scaled else stored
     packed = sum(p.stat().st_size for p in (path.iterdir() if path.is_dir() else [path]))
-    each = max(2 * stored, stored + read + 4, 13)
-    return packed + voxels * each + SLAB, voxels
+    each = max(2 * stored, stored + read + 4, 32 if aligned else 13)
+    return packed + voxels * each + SLAB
 
 
 def to_write(voxels: int, itemsize: int) -> float:
@@ -148,23 +156,19 @@ class _Live(TorchDispatchMode):
         self.now -= size
 
 
-def bytes_per_voxel(
-    forward: Callable[..., Any], inputs: int, shape: Sequence[int], device: torch.device
-) -> float:
-    """What a network holds at once for each voxel of its grid, inputs and result included.
+def held(run: Callable[..., Any], shape: Sequence[int]) -> float:
+    """Bytes that a function holds at once, for each voxel of its grid, inputs and result included.
 
     Parameters
     ----------
-    forward : of images (1, 1, *S), in the precision that it will be used in.
-    inputs : how many images it takes.
+    run : called with the shape (1, 1, *S) of a small input, in the precision of its later use.
     shape : the grid; an axis shorter than the small input's keeps its size.
     """
-    small = [min(n, _PROBE) for n in shape]
+    small = [min(n, PROBE) for n in shape]
     with torch.inference_mode():
         for _ in range(2):  # the first time libraries are loaded and weights are converted
             with _Live() as live:
-                images = [torch.zeros(1, 1, *small, device=device) for _ in range(inputs)]
-                result = forward(*images)
+                result = run((1, 1, *small))
                 del result
     return live.most / math.prod(small)
 
@@ -182,7 +186,7 @@ def padded_voxels(network: nn.Module, shape: Sequence[int]) -> int:
 
 def for_network(each: float, network: nn.Module, shape: Sequence[int]) -> float:
     """Bytes that a network takes on a grid."""
-    return _SLACK * each * padded_voxels(network, shape)
+    return SLACK * each * padded_voxels(network, shape)
 
 
 def sampling(channels: int) -> float:

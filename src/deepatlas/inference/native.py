@@ -38,7 +38,8 @@ def most_probable(maps: Tensor, grid: Geometry, native: Geometry, to_grid: Affin
 
     Parameters
     ----------
-    maps : (1, C, *S) float32 probabilities on the CPU; fastest with channels last in memory.
+    maps : (1, C, *S) probabilities on the CPU, float32 or float16; fastest with channels last in
+        memory.
     to_grid : scan mm -> working mm.
     """
     best = classes_of(maps[0].argmax(dim=0), maps.shape[1])
@@ -71,6 +72,12 @@ def _cells(classes: Tensor) -> tuple[Tensor, Tensor]:
 
 def _interpolated(maps: Tensor, index: Tensor) -> Tensor:
     """The class of the greatest probability at points (n, d) within the grid."""
+    if not len(index):
+        return index.new_empty(0)
     d = index.shape[1]
-    places = index.float().T.reshape(1, d, -1, *[1] * (d - 1))
-    return sample(maps, places, outside="border").flatten(1).reshape(maps.shape[1], -1).argmax(0)
+    first, last = index.amin(dim=0).floor(), index.amax(dim=0).ceil() + 1
+    rows = [slice(int(a), int(b)) for a, b in zip(first, last, strict=True)]
+    box = (slice(None), slice(None), *rows)
+    places = (index - first).float().T.reshape(1, d, -1, *[1] * (d - 1))
+    found = sample(maps[box].float(), places, outside="border")
+    return found.reshape(maps.shape[1], -1).argmax(dim=0)

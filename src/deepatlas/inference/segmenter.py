@@ -1,10 +1,9 @@
-"""A segmentation network at work on one scan: whole where it fits, else by a sliding window."""
+"""A segmentation network at work on one scan: in one pass, in slabs, or by a sliding window."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,12 +13,16 @@ from deepatlas.data.labels import class_dtype
 from deepatlas.data.plan import Plan
 from deepatlas.data.prepare import PreparedScan
 from deepatlas.inference import memory
-from deepatlas.inference.memory import Room, by
+from deepatlas.inference.memory import PROBE, Room, by
 from deepatlas.inference.native import classes_of, most_probable, nearest_classes, share_voxels
 from deepatlas.inference.window import Tiles, blended, choose_tiles
 from deepatlas.networks.blocks import to_channels_last
 
+Way = int | Tiles | None  # rows of slabs, tiles of a window, or None for one pass
+_REMEDY = "give it more, or train on a coarser or smaller grid (data.spacing_mm, data.shape)"
+_ROWS = 32  # of slabs, at most: more gain no time
 _REACH = 32  # of a network that does not say how far it looks
+_FEW = 4  # rows of the thinner slabs whose memory is measured
 _log = logging.getLogger(__name__)
 
 
@@ -30,6 +33,10 @@ def half_precision(device: torch.device, half: bool) -> torch.autocast:
 
 class Segmenter:
     """Class indices of prepared scans, on their own grids.
+
+    One pass where there is memory for it. Else in slabs, where the network can (`in_slabs`): the
+    same result but for rounding. Else by a sliding window, whose result is not the same: a network
+    that normalises over its input and knows the borders of its grid sees others in a tile.
 
     Parameters
     ----------
@@ -43,8 +50,22 @@ class Segmenter:
     ) -> None:
         self.network, self.plan, self.device, self.half = network, plan, device, half
         self.room = room
-        self.each = memory.bytes_per_voxel(self.probabilities, 1, plan.shape, device)
+        self.slabs = hasattr(network, "in_slabs") and len(getattr(network, "up", ())) > 0
+        self._measure()
         room.measure()
+
+    def _measure(self) -> None:
+        """Bytes for each voxel of the grid, and in slabs also for each voxel of a slab."""
+        shape = self.plan.shape
+        self.each = memory.held(lambda small: self.probabilities(torch.zeros(small)), shape)
+        if self.slabs:
+            size = min(shape[0], PROBE)
+            few, many = (
+                memory.held(lambda small, r=rows: self.by_slabs(torch.zeros(small), r), shape)
+                for rows in (min(_FEW, size), size)
+            )
+            self.in_slab = max(0.0, (many - few) * size / max(size - _FEW, 1))
+            self.beside = max(0.0, few - self.in_slab * min(_FEW, size) / size)
 
     def logits(self, image: Tensor) -> Tensor:
         """(1, C, *S) float32, channels last."""
@@ -52,10 +73,17 @@ class Segmenter:
             return to_channels_last(self.network(image.to(self.device)).float())
 
     def probabilities(self, image: Tensor) -> Tensor:
-        """Softmax of the logits, in their memory."""
-        maps = self.logits(image)
-        maps.sub_(maps.amax(dim=1, keepdim=True)).exp_()
-        return maps.div_(maps.sum(dim=1, keepdim=True))
+        """(1, C, *S) float32, channels last, in the memory of the logits."""
+        return _softmax(self.logits(image))
+
+    def by_slabs(self, image: Tensor, rows: int) -> Tensor:
+        """The same in float16 on the CPU, never holding the widest maps as a whole."""
+        shape = (1, *image.shape[2:], self.plan.classes)
+        maps = torch.empty(shape, dtype=torch.float16).movedim(-1, 1)
+        with half_precision(self.device, self.half):
+            for start, logits in self.network.in_slabs(image.to(self.device), rows):  # type: ignore[operator]
+                maps.narrow(2, start, logits.shape[2]).copy_(_softmax(to_channels_last(logits)))
+        return maps
 
     def __call__(self, path: Path, scan: PreparedScan) -> Tensor:
         """Class indices on the scan's own grid, uint8 or int16; 0 beyond the working grid.
@@ -66,54 +94,79 @@ class Segmenter:
         """
         native, grid = scan.preparation.native, self.plan.geometry
         voxels, back = math.prod(native.shape), scan.preparation.transform.inverse()
-        tiles = self.tiles(path, voxels)
-        with self.room.taking(self.need(tiles.size, voxels)):
-            whole = tiles.count == 1
-            if whole and share_voxels(native, grid, back):
-                best = classes_of(self.logits(scan.image[None])[0].argmax(dim=0), self.plan.classes)
+        image, way = scan.image[None], self.way(path, voxels)
+        with self.room.taking(self.need(way, voxels)):
+            if way is None and share_voxels(native, grid, back):
+                best = classes_of(self.logits(image)[0].argmax(dim=0), self.plan.classes)
                 return nearest_classes(best, grid, native, back)
-            if whole:
-                maps = self.probabilities(scan.image[None]).cpu()
+            if way is None:
+                maps = self.probabilities(image).cpu()
+            elif isinstance(way, Tiles):
+                _log.warning(
+                    "%s: too large for the memory in one pass; segmented in %d tiles of %s voxels, "
+                    "which is less exact", path, way.count, by(way.size),
+                )  # fmt: skip
+                maps = blended(image, way, self.plan.classes, self.probabilities)
             else:
-                _log.info("%s: in %d tiles of %s voxels", path, tiles.count, by(tiles.size))
-                maps = blended(scan.image[None], tiles, self.plan.classes, self.probabilities)
+                _log.info("%s: to save memory in slabs of %d rows", path, way)
+                maps = self.by_slabs(image, way)
             return most_probable(maps, grid, native, back)
 
-    def tiles(self, path: Path, voxels: int) -> Tiles:
-        """The largest tiles that there is memory for, for a scan of so many voxels.
+    def way(self, path: Path, voxels: int) -> Way:
+        """How a scan of so many voxels is segmented.
 
         It depends on the limit and the sizes, not on what else is being done just now, so that
         results do not either.
         """
-
-        def fits(size: Sequence[int]) -> bool:
-            on_device = self.device.type == "cpu" or self.room.on(self.device).fits(
-                memory.for_network(self.each, self.network, size)
-            )
-            return on_device and self.room.fits(self.need(size, voxels))
-
+        if self._fits(None, voxels):
+            return None
+        if self.slabs:
+            for rows in (_ROWS, _ROWS // 2, 8, 4, 2):
+                if rows < self.plan.shape[0] and self._fits(rows, voxels):
+                    return rows
+        shape = tuple(self.plan.shape)
         multiple = int(getattr(self.network, "multiple", 1))
-        reach = int(getattr(self.network, "reach", _REACH))
-        shape = self.plan.shape
-        tiles = choose_tiles(shape, multiple=multiple, reach=reach, fits=fits)
+        starts = tuple((0,) for _ in shape)
+        tiles = choose_tiles(
+            shape,
+            multiple=multiple,
+            reach=int(getattr(self.network, "reach", _REACH)),
+            fits=lambda size: (
+                size != shape and self._fits(Tiles(shape, starts, tuple(size)), voxels)
+            ),
+        )
         if tiles is None:
-            least = [min(n, 2 * multiple) for n in shape]
-            self.room.refuse(
-                f"{path}: segmenting its {voxels} voxels on a grid of {by(shape)}",
-                max(self.need(least, voxels), self.room.total + 1),
-                "give it more, or train on a coarser or smaller grid (data.spacing_mm, data.shape)",
-            )
-        assert tiles is not None
+            least = Tiles(shape, starts, tuple(min(n, 2 * multiple) for n in shape))
+            what = f"{path}: segmenting its {voxels} voxels on a grid of {by(shape)}"
+            self.room.refuse(what, self.need(least, voxels), _REMEDY)
+            raise self.room.too_little(what, self._on_network(least), _REMEDY)
         return tiles
 
-    def need(self, size: Sequence[int], voxels: int) -> float:
-        """Bytes of the machine's memory, for tiles of this size and a scan of so many voxels."""
+    def need(self, way: Way, voxels: int) -> float:
+        """Bytes of the machine's memory for a scan of so many voxels."""
         grid, classes = math.prod(self.plan.shape), self.plan.classes
-        maps = 4.0 * classes * grid
-        network = 0.0
-        if self.device.type == "cpu":
-            network = memory.for_network(self.each, self.network, size)
-        if tuple(size) != tuple(self.plan.shape):
+        maps = (4.0 if way is None else 2.0) * classes * grid
+        network = self._on_network(way) if self.device.type == "cpu" else 0.0
+        if isinstance(way, Tiles):
             network += maps
         kept = class_dtype(classes - 1).itemsize * voxels
         return max(network, maps + 12.0 * grid + kept + memory.sampling(classes)) + 8.0 * grid
+
+    def _on_network(self, way: Way) -> float:
+        shape = self.plan.shape
+        if isinstance(way, int):
+            voxels = memory.padded_voxels(self.network, shape)
+            return memory.SLACK * voxels * (self.beside + self.in_slab * way / shape[0])
+        size = shape if way is None else way.size
+        return memory.for_network(self.each, self.network, size)
+
+    def _fits(self, way: Way, voxels: int) -> bool:
+        if self.device.type != "cpu" and not self.room.on(self.device).fits(self._on_network(way)):
+            return False
+        return self.room.fits(self.need(way, voxels))
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Probabilities in the memory of the logits (1, C, *S)."""
+    logits.sub_(logits.amax(dim=1, keepdim=True)).exp_()
+    return logits.div_(logits.sum(dim=1, keepdim=True))

@@ -65,9 +65,10 @@ class Session:
         BadInput : a scan that cannot be read or prepared, or is too large for the memory.
         """
         image = Path(image)
-        need, _ = memory.to_read(image)
-        self.room.refuse(f"{image}: reading it", need, "give it more, or crop the scan")
         known = self._places.get(image.resolve())
+        aligned = known is None and self.plan.reference is not None
+        need = memory.to_read(image, aligned=aligned)
+        self.room.refuse(f"{image}: reading it", need, "give it more, or crop the scan")
         with self.room.taking(need):
             subject = Subject(scan_id(image), image)
             scan = prepare(subject, self.plan, labels=False, preparation=known)
@@ -120,7 +121,7 @@ class Session:
     def _registration_bytes(self) -> float:
         """What the registration network, and the field it gives, take on the working grid."""
         network, shape = self._registration, self.plan.shape
-        each = memory.bytes_per_voxel(self._deformed, 2, shape, self.device)
+        each = memory.held(lambda small: self._deformed(*torch.zeros(2, *small)), shape)
         self.room.measure()
         return memory.for_network(each, network, shape)
 

@@ -90,21 +90,22 @@ def _cut(length: int, count: int, multiple: int, reach: int) -> tuple[int, tuple
 def blended(
     image: Tensor, tiles: Tiles, classes: int, probabilities: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Class probabilities (1, classes, *S) float32 on the CPU, channels last, of an image.
+    """Class probabilities (1, classes, *S) float16 on the CPU, channels last, of an image.
 
     Parameters
     ----------
     image : (1, 1, *S).
     probabilities : of one tile, on any device.
     """
-    total = torch.zeros(1, *tiles.shape, classes).movedim(-1, 1)
+    total = torch.zeros(1, *tiles.shape, classes, dtype=torch.float16).movedim(-1, 1)
     weights = [tiles.weights(axis) for axis in range(len(tiles.shape))]
     for number in itertools.product(*[range(len(starts)) for starts in tiles.starts]):
         starts = [tiles.starts[axis][n] for axis, n in enumerate(number)]
-        box = [slice(a, a + size) for a, size in zip(starts, tiles.size, strict=True)]
-        part = probabilities(image[(..., *box)])
+        places = [slice(a, a + size) for a, size in zip(starts, tiles.size, strict=True)]
+        box = (slice(None), slice(None), *places)
+        part = probabilities(image[box])
         for axis, n in enumerate(number):
             along = [-1 if other == axis else 1 for other in range(len(number))]
-            part *= weights[axis][n, box[axis]].reshape(along).to(part.device)
-        total[(..., *box)] += part.cpu()
+            part *= weights[axis][n, places[axis]].reshape(along).to(part.device)
+        total[box] += part.half().cpu()
     return total

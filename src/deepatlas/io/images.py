@@ -165,7 +165,9 @@ def write_image(
         limits = np.iinfo(dtype)
         data = np.rint(data.astype(np.float64)).clip(limits.min, limits.max)
         data = np.where(data >= float(limits.max), limits.max, data.astype(dtype))
-    nifti.write_array(path, data.astype(dtype, copy=False), placed(volume.geometry, _header_of(like)))
+    nifti.write_array(
+        path, data.astype(dtype, copy=False), placed(volume.geometry, _header_of(like))
+    )
 
 
 def write_labels(
@@ -186,7 +188,9 @@ def write_labels(
         np.iinfo(dtype).min <= int(labels.min()) and int(labels.max()) <= np.iinfo(dtype).max
     ):
         raise ValueError(f"labels {labels.min()} to {labels.max()} do not fit into {dtype}")
-    nifti.write_array(path, labels.astype(dtype, copy=False), placed(volume.geometry, _header_of(like)))
+    nifti.write_array(
+        path, labels.astype(dtype, copy=False), placed(volume.geometry, _header_of(like))
+    )
 
 
 def _ending(path: Path | str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from deepatlas.networks.blocks import (
     to_channels_last,
     upsample,
 )
+from deepatlas.networks.segmentation.slabs import logits_in_slabs
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,37 @@ class UNetNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         x = to_channels_last(pad_to_multiple(image, self.multiple))
+        x = self._through(x, self.down, self.up)
+        return crop(self.logits(x), image.shape[2:]).to(torch.float32)
+
+    def _through(self, x: Tensor, down: Iterable[nn.Module], up: Iterable[nn.Module]) -> Tensor:
         skips: list[Tensor] = []
-        for block in self.down:
+        for block in down:
             x = block(x)
             skips.append(x)
         skips.pop()
-        for block in self.up:
+        for block in up:
             x = block(torch.cat([upsample(x), skips.pop()], dim=1))
-        return crop(self.logits(x), image.shape[2:]).to(torch.float32)
+        return x
+
+    def in_slabs(self, image: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
+        """First row and logits (B, classes, rows, ...) float32 of one slab after the other.
+
+        The same as forward, but for rounding, with less memory; see `slabs`. Needs two levels.
+        """
+        first, strided, second = self.down[0][0], self.down[1][0], self.down[1][1]
+        below = [nn.Sequential(strided.activation, second), *self.down[2:]]
+        found = logits_in_slabs(
+            pad_to_multiple(image, self.multiple),
+            rows,
+            first=first,
+            strided=strided,
+            coarser=lambda x: self._through(x, below, self.up[:-1]),
+            up=(self.up[-1][0], self.up[-1][1]),
+            last=self.logits,
+        )
+        for start, logits in found:
+            left = image.shape[2] - start
+            if left > 0:
+                here = (min(left, logits.shape[2]), *image.shape[3:])
+                yield start, crop(logits, here).to(torch.float32)
