@@ -36,6 +36,7 @@ from deepatlas.spatial.geometry import SLAB_POINTS as POINTS
 from deepatlas.spatial.transform import FADE_VOXELS
 
 SLAB = 40 << 20  # of the sampling of one slab
+_LATER = 100 << 20  # of libraries that are loaded at their first use, and of freed bits and pieces
 _SPARE = 0.8  # of the free memory that is used where no limit is given
 SLACK = 1.1  # what convolutions and the allocator take besides tensors
 PROBE = 32  # voxels along each axis
@@ -61,7 +62,7 @@ class Room:
         if self.limit is None:
             self.total = int(_SPARE * free_memory())
         else:
-            self.total = self.limit - used_memory()
+            self.total = self.limit - used_memory() - _LATER
 
     def on(self, device: torch.device) -> Room:
         """The room there is now in the memory of a GPU."""

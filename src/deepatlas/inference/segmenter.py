@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -125,18 +126,19 @@ class Segmenter:
                 if rows < self.plan.shape[0] and self._fits(rows, voxels):
                     return rows
         shape = tuple(self.plan.shape)
+
+        def window(size: Sequence[int]) -> Tiles:
+            return Tiles(shape, tuple((0,) for _ in shape), tuple(size))
+
         multiple = int(getattr(self.network, "multiple", 1))
-        starts = tuple((0,) for _ in shape)
         tiles = choose_tiles(
             shape,
             multiple=multiple,
             reach=int(getattr(self.network, "reach", _REACH)),
-            fits=lambda size: (
-                size != shape and self._fits(Tiles(shape, starts, tuple(size)), voxels)
-            ),
+            fits=lambda size: tuple(size) != shape and self._fits(window(size), voxels),
         )
         if tiles is None:
-            least = Tiles(shape, starts, tuple(min(n, 2 * multiple) for n in shape))
+            least = window([min(n, 2 * multiple) for n in shape])
             what = f"{path}: segmenting its {voxels} voxels on a grid of {by(shape)}"
             self.room.refuse(what, self.need(least, voxels), _REMEDY)
             raise self.room.too_little(what, self._on_network(least), _REMEDY)

@@ -86,15 +86,12 @@ def logits_in_slabs(
     def raw(a: int, b: int) -> Tensor:
         return around(lambda low, high: image.narrow(2, low, high - low), a, b, 1, first)
 
-    def skip(a: int, b: int) -> Tensor:
-        return norm(raw(a, b))
-
     def halved(a: int, b: int) -> Tensor:
         low = max(0, a - 2)  # even, so that strides fall on the same rows
-        return strided.convolution(skip(low, b)).narrow(2, (a - low) // 2, (b - a) // 2)
+        return strided.convolution(norm(raw(low, b))).narrow(2, (a - low) // 2, (b - a) // 2)
 
     def both(a: int, b: int) -> Tensor:
-        return torch.cat([upsample(below.narrow(2, a // 2, (b - a) // 2)), skip(a, b)], dim=1)
+        return torch.cat([upsample(below.narrow(2, a // 2, (b - a) // 2)), norm(raw(a, b))], dim=1)
 
     def once(a: int, b: int) -> Tensor:
         return inner(kept.narrow(2, a, b - a))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +90,7 @@ class UNetNetwork(nn.Module):
 
         The same as forward, but for rounding, with less memory; see `slabs`. Needs two levels.
         """
-        first, strided, second = self.down[0][0], self.down[1][0], self.down[1][1]
+        (first,), (strided, second) = _blocks(self.down[0]), _blocks(self.down[1])
         below = [nn.Sequential(strided.activation, second), *self.down[2:]]
         found = logits_in_slabs(
             pad_to_multiple(image, self.multiple),
@@ -97,7 +98,7 @@ class UNetNetwork(nn.Module):
             first=first,
             strided=strided,
             coarser=lambda x: self._through(x, below, self.up[:-1]),
-            up=(self.up[-1][0], self.up[-1][1]),
+            up=_blocks(self.up[-1]),
             last=self.logits,
         )
         for start, logits in found:
@@ -105,3 +106,8 @@ class UNetNetwork(nn.Module):
             if left > 0:
                 here = (min(left, logits.shape[2]), *image.shape[3:])
                 yield start, crop(logits, here).to(torch.float32)
+
+
+def _blocks(stage: Any) -> list[Block]:
+    """The blocks of a stage."""
+    return list(stage)
