@@ -214,6 +214,7 @@ def warp(
     onto: PathLike | None = None,
     inverse: bool = False,
     axes: Literal["RAS", "LPS"] = "RAS",
+    max_memory: int | str | None = None,
 ) -> Warped:
     """Apply transform files, one after another, to a scan, a label map or landmarks.
 
@@ -235,6 +236,7 @@ def warp(
         onto=_path(onto),
         inverse=inverse,
         axes=axes,
+        max_memory=max_memory,
     )
 
 

@@ -21,14 +21,17 @@ from test_session import PLANS, SMALL, VALUES, importable, make_run, oblique, wr
 from deepatlas.compute import half_pays, in_words, parse_memory, used_memory
 from deepatlas.data.plan import Plan
 from deepatlas.errors import BadInput
+from deepatlas.inference.chain import warp
 from deepatlas.inference.memory import Room, held
 from deepatlas.inference.register import register
 from deepatlas.inference.segment import segment
 from deepatlas.inference.session import Session
 from deepatlas.io.images import read_labels, write_image
+from deepatlas.io.transforms import write_transform
 from deepatlas.networks.segmentation import build_segmentation
 from deepatlas.run.folder import RunFolder
 from deepatlas.spatial.geometry import Geometry, Volume
+from deepatlas.spatial.transform import Affine
 from deepatlas.training.recipe import load_recipe
 
 __all__ = ["importable"]  # a fixture
@@ -184,6 +187,16 @@ def test_too_little_for_anything(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"registration on its grid of 32 x 40 x 24 .*spacing_mm"):
         register(run, moving=path, fixed=path, out=tmp_path / "pair", max_memory="1MB")
     assert not (tmp_path / "pair").exists()
+
+
+def test_too_little_to_warp(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii.gz"
+    write_scan(path, oblique(3))
+    write_transform(tmp_path / "t.mat", Affine.identity(3))
+    given = {"image": path, "onto": path, "out": tmp_path / "out"}
+    with pytest.raises(BadInput, match=r"scan\.nii\.gz: warping it needs about"):
+        warp([tmp_path / "t.mat"], **given, max_memory=1000)
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_of_a_pair_are_the_same_one_after_another(tmp_path: Path) -> None:
