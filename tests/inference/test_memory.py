@@ -154,7 +154,8 @@ def test_slabs_give_what_one_pass_gives(spacing: float, tmp_path: Path) -> None:
     whole = session.segment(path).data
     segmenter, voxels = session._segmenter, whole.numel()
     segmenter.each *= 1000
-    segmenter.in_slab *= 1000
+    beside, in_slab = segmenter.slab_bytes
+    segmenter.slab_bytes = (beside, 1000 * in_slab)
     session.room.total = math.ceil(segmenter.need(4, voxels))
     assert segmenter.way(path, voxels) == 4
     found = session.segment(path).data

@@ -166,11 +166,9 @@ def held(run: Callable[..., Any], shape: Sequence[int]) -> float:
     shape : the grid; an axis shorter than the small input's keeps its size.
     """
     small = [min(n, PROBE) for n in shape]
-    with torch.inference_mode():
-        for _ in range(2):  # the first time libraries are loaded and weights are converted
-            with _Live() as live:
-                result = run((1, 1, *small))
-                del result
+    with torch.inference_mode(), _Live() as live:
+        result = run((1, 1, *small))
+        del result
     return live.most / math.prod(small)
 
 

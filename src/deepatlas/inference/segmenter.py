@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ Way = int | Tiles | None  # rows of slabs, tiles of a window, or None for one pa
 _REMEDY = "give it more, or train on a coarser or smaller grid (data.spacing_mm, data.shape)"
 _ROWS = 32  # of slabs, at most: more gain no time
 _REACH = 32  # of a network that does not say how far it looks
+_KEPT = 2.0  # times what a tile needs: of maps so small the allocator keeps some for the next tile
 _FEW = 4  # rows of the thinner slabs whose memory is measured
 _log = logging.getLogger(__name__)
 
@@ -52,21 +54,21 @@ class Segmenter:
         self.network, self.plan, self.device, self.half = network, plan, device, half
         self.room = room
         self.slabs = hasattr(network, "in_slabs") and len(getattr(network, "up", ())) > 0
-        self._measure()
+        self.each = memory.held(lambda small: self.probabilities(torch.zeros(small)), plan.shape)
         room.measure()
 
-    def _measure(self) -> None:
-        """Bytes for each voxel of the grid, and in slabs also for each voxel of a slab."""
+    @cached_property
+    def slab_bytes(self) -> tuple[float, float]:
+        """For each voxel of the grid, and for each of a slab, of which two sizes are tried."""
         shape = self.plan.shape
-        self.each = memory.held(lambda small: self.probabilities(torch.zeros(small)), shape)
-        if self.slabs:
-            size = min(shape[0], PROBE)
-            few, many = (
-                memory.held(lambda small, r=rows: self.by_slabs(torch.zeros(small), r), shape)
-                for rows in (min(_FEW, size), size)
-            )
-            self.in_slab = max(0.0, (many - few) * size / max(size - _FEW, 1))
-            self.beside = max(0.0, few - self.in_slab * min(_FEW, size) / size)
+        size = min(shape[0], PROBE)
+        thin = min(_FEW, size)
+        few, many = (
+            memory.held(lambda small, r=rows: self.by_slabs(torch.zeros(small), r), shape)
+            for rows in (thin, size)
+        )
+        in_slab = max(0.0, (many - few) * size / max(size - thin, 1))
+        return max(0.0, few - in_slab * thin / size), in_slab
 
     def logits(self, image: Tensor) -> Tensor:
         """(1, C, *S) float32, channels last."""
@@ -158,9 +160,11 @@ class Segmenter:
         shape = self.plan.shape
         if isinstance(way, int):
             voxels = memory.padded_voxels(self.network, shape)
-            return memory.SLACK * voxels * (self.beside + self.in_slab * way / shape[0])
-        size = shape if way is None else way.size
-        return memory.for_network(self.each, self.network, size)
+            beside, in_slab = self.slab_bytes
+            return memory.SLACK * voxels * (beside + in_slab * way / shape[0])
+        if way is None:
+            return memory.for_network(self.each, self.network, shape)
+        return _KEPT * memory.for_network(self.each, self.network, way.size)
 
     def _fits(self, way: Way, voxels: int) -> bool:
         if self.device.type != "cpu" and not self.room.on(self.device).fits(self._on_network(way)):
