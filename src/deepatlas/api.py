@@ -3,7 +3,9 @@
 Nothing heavy is imported before a verb is called. A `run` is a run folder's path or a `RunFolder`.
 A `progress` is called with what is being done, how much is done, how much there is to do and, in
 training, the line of the log. `device` is "auto", "cpu", "cuda" or "cuda:N"; `threads` are CPU
-threads, where None leaves torch's choice. What the user can mend raises `BadInput`.
+threads, where None leaves torch's choice. `max_memory` ("8GB", or a number of bytes) is what the
+process, and what it takes on a GPU, may each reach; None takes most of what is free. What the user
+can mend raises `BadInput`.
 """
 
 from __future__ import annotations
@@ -142,6 +144,7 @@ def segment(
     bids: bool = False,
     device: str = "auto",
     threads: int | None = None,
+    max_memory: int | str | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Segment scans; each `out`/<id>.nii.gz lies on its scan's own grid with the original values.
@@ -161,6 +164,7 @@ def segment(
         out=Path(out),
         bids=bids,
         device=_compute(device, threads),
+        max_memory=max_memory,
         progress=None if progress is None else partial(progress, "segmenting"),
     )
 
@@ -176,6 +180,7 @@ def register(
     keep_dtype: bool = False,
     device: str = "auto",
     threads: int | None = None,
+    max_memory: int | str | None = None,
 ) -> Registered:
     """Register a moving scan to a fixed one; writes images and the transform into `out`.
 
@@ -195,6 +200,7 @@ def register(
         write=write,
         keep_dtype=keep_dtype,
         device=_compute(device, threads),
+        max_memory=max_memory,
     )
 
 
@@ -208,6 +214,7 @@ def warp(
     onto: PathLike | None = None,
     inverse: bool = False,
     axes: Literal["RAS", "LPS"] = "RAS",
+    max_memory: int | str | None = None,
 ) -> Warped:
     """Apply transform files, one after another, to a scan, a label map or landmarks.
 
@@ -229,6 +236,7 @@ def warp(
         onto=_path(onto),
         inverse=inverse,
         axes=axes,
+        max_memory=max_memory,
     )
 
 
@@ -304,6 +312,7 @@ def evaluate(
     annotated: PathLike | None = None,
     device: str = "auto",
     threads: int | None = None,
+    max_memory: int | str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score a run, alone or against others on the same scans; returns the summary.
@@ -329,6 +338,7 @@ def evaluate(
         label_groups=_path(label_groups),
         annotated=_path(annotated),
         device=_compute(device, threads),
+        max_memory=max_memory,
         progress=progress,
     )
 

@@ -1,9 +1,12 @@
-"""Where and how a command computes: the device, the number of threads, bit for bit or not."""
+"""Where and how a command computes: device, threads, bit for bit or not, how much memory."""
 
 from __future__ import annotations
 
+import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -53,3 +56,59 @@ def deterministic(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def half_pays(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16; others only imitate it, more slowly than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # public in no version yet
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    if known is None:
+        return torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return bool(known())
+
+
+def parse_memory(size: int | str) -> int:
+    """Bytes of "8GB", "8G", "800MB", "0.5 GiB" or a number; k, M, G and T are powers of 1000.
+
+    Raises `BadInput` for anything else.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", str(size), re.IGNORECASE)
+    if found is None or (found[3] and not found[2]):
+        raise BadInput(
+            f"{size!r} is no amount of memory; say 8GB, 800MB, 8GiB or a number of bytes"
+        )
+    power = " kmgt".index(found[2].lower() or " ")
+    amount = int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+    if amount < 1:
+        raise BadInput(f"{size!r}: memory must be more than nothing; say 8GB, for example")
+    return amount
+
+
+def in_words(size: float) -> str:
+    """An amount of memory as it is said to a user."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def used_memory() -> int:
+    """Bytes that this process holds in the machine's memory."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take, of the machine and of the limit of its group."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")  # of a container or a batch system, in version 2
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            free = min(free, int(limit) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return max(free, 0)

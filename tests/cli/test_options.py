@@ -16,6 +16,7 @@ from deepatlas.cli import main, options
 from deepatlas.cli.entry import COMMANDS
 
 COMPUTE = {"device": "auto", "threads": None}
+MEMORY = {"max_memory": None}
 
 
 def run(line: str) -> int:
@@ -111,7 +112,8 @@ def test_segment(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> 
     assert run("segment r a.nii b.nii.gz --out o --device cpu") == 0
     args, kwargs = called["segment"]
     assert args == (Path("r"), [Path("a.nii"), Path("b.nii.gz")])
-    assert kwargs == {"out": Path("o"), "bids": False, "device": "cpu", "threads": None}
+    given = {"out": Path("o"), "bids": False, "device": "cpu", "threads": None}
+    assert kwargs == {**given, **MEMORY}
     assert capsys.readouterr().out.splitlines() == ["o/a.nii.gz", "o/b.nii.gz"]
     assert run("segment r a.nii --out o --bids") == 0
     assert called["segment"][1]["bids"] is True
@@ -129,6 +131,7 @@ def test_register(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) ->
         "write": "main",
         "keep_dtype": False,
         **COMPUTE,
+        **MEMORY,
     }
     assert capsys.readouterr().out == "o/moved.nii.gz\no/transform.h5\n"
 
@@ -152,8 +155,23 @@ def test_warp(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> Non
         "onto": Path("f"),
         "inverse": True,
         "axes": "LPS",
+        **MEMORY,
     }
     assert capsys.readouterr().out == "o/i\no/l\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "segment r a.nii --out o",
+        "register r --moving m --fixed f --out o",
+        "warp a.h5 --image i --onto f --out o",
+        "evaluate r cohort --out o",
+    ],
+)
+def test_memory(line: str, called: dict[str, Any]) -> None:
+    run(f"{line} --max-memory 8GB")
+    assert called[line.split()[0]][1]["max_memory"] == "8GB"
 
 
 def test_convert(called: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,6 +215,7 @@ def test_evaluate(called: dict[str, Any]) -> None:
         "label_groups": Path("g.json"),
         "annotated": Path("a.json"),
         **COMPUTE,
+        **MEMORY,
     }
     run("evaluate r cohort --n-pairs 8 --out o")
     assert called["evaluate"][1]["n_pairs"] == 8

@@ -48,6 +48,7 @@ def add(subparsers: options.Subparsers) -> None:
     options.add_label_rules(parser)
     options.add_out(parser, "gets scans.csv, pairs.csv and summary.json")
     options.add_compute(parser)
+    options.add_memory(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
             annotated=args.annotated,
             device=args.device,
             threads=args.threads,
+            max_memory=args.max_memory,
             progress=progress,
         )
     from deepatlas.evaluation.tables import flatten

@@ -55,6 +55,15 @@ def add_compute(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads")
 
 
+def add_memory(parser: argparse.ArgumentParser) -> None:
+    """--max-memory."""
+    parser.add_argument(
+        "--max-memory", metavar="SIZE",
+        help="what the process (and its share of a GPU) may take at most, such as 8GB or 800MB "
+        "(default: most of what is free)",
+    )  # fmt: skip
+
+
 def add_out(parser: argparse.ArgumentParser, text: str) -> None:
     """--out DIR, required."""
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)

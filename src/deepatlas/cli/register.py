@@ -29,6 +29,7 @@ def add(subparsers: options.Subparsers) -> None:
         help="the moved scan in the moving scan's integer type, rounded and clipped",
     )  # fmt: skip
     options.add_compute(parser)
+    options.add_memory(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -45,5 +46,6 @@ def run(args: argparse.Namespace) -> None:
         keep_dtype=args.keep_dtype,
         device=args.device,
         threads=args.threads,
+        max_memory=args.max_memory,
     )
     print(*result.files, sep="\n")

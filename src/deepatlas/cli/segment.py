@@ -23,6 +23,7 @@ def add(subparsers: options.Subparsers) -> None:
         "the images have BIDS names",
     )
     options.add_compute(parser)
+    options.add_memory(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -37,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
             bids=args.bids,
             device=args.device,
             threads=args.threads,
+            max_memory=args.max_memory,
             progress=progress,
         )
     print(*paths, sep="\n")

@@ -31,6 +31,7 @@ def add(subparsers: options.Subparsers) -> None:
         "--axes", choices=["RAS", "LPS"], default="RAS",
         help="of the landmarks (default: RAS, as in NIfTI; ITK and ANTs use LPS)",
     )  # fmt: skip
+    options.add_memory(parser)
     options.add_out(parser, "gets each result under its input's name")
 
 
@@ -47,5 +48,6 @@ def run(args: argparse.Namespace) -> None:
         onto=args.onto,
         inverse=args.inverse,
         axes=args.axes,
+        max_memory=args.max_memory,
     )
     print(*result.files, sep="\n")

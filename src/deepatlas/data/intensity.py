@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_PART = 1 << 18  # voxels scaled at a time, because float64 is wide
 _QUANTILES = tuple(k / 20 for k in range(1, 20))  # of the voxels above 0; 0 and 1 stay as they are
 
 
@@ -21,13 +22,17 @@ def scale(image: Tensor, percentiles: tuple[float, float]) -> Tensor:
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return torch.zeros_like(image, dtype=torch.float32)
-    low, high = (float(v) for v in np.percentile(finite, percentiles))
+    low, high = (float(v) for v in np.percentile(finite, percentiles, overwrite_input=True))
     if high <= low:
         low, high = float(finite.min()), float(finite.max())
     if high <= low:
         return torch.zeros_like(image, dtype=torch.float32)
-    scaled = (image.double() - low) / (high - low)
-    return scaled.clamp(0, 1).nan_to_num(0.0).float()
+    del finite
+    out = torch.empty_like(image, dtype=torch.float32)
+    rows = max(1, _PART * len(image) // max(1, image.numel()))
+    for part, scaled in zip(image.split(rows), out.split(rows), strict=True):
+        scaled.copy_(part.double().sub_(low).div_(high - low).clamp_(0, 1).nan_to_num_(0.0))
+    return out
 
 
 def landmarks(scaled: Tensor) -> tuple[float, ...]:

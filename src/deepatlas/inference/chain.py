@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from deepatlas.errors import BadInput
+from deepatlas.inference.memory import SLAB, Room, to_read
 from deepatlas.io.header import say_if_forms_differ
 from deepatlas.io.images import (
     nifti_name,
@@ -183,6 +185,7 @@ def warp(
     onto: Path | None = None,
     inverse: bool = False,
     axes: Axes = "RAS",
+    max_memory: int | str | None = None,
 ) -> Warped:
     """Apply transform files to a scan, a label map or landmarks; results keep their files' names.
 
@@ -197,11 +200,12 @@ def warp(
     onto : the fixed scan, whose grid images and labels get.
     inverse : use the inverse of the whole chain; then points come from the moving scan.
     axes : of the landmarks' file.
+    max_memory : bytes that the process may reach, "8GB" for example; None for most of what is free.
 
     Raises
     ------
-    BadInput : nothing to warp, images without `onto`, a result that would overwrite its input, or
-        files that cannot be read or do not fit.
+    BadInput : nothing to warp, images without `onto`, a result that would overwrite its input,
+        files that cannot be read or do not fit, or too little memory.
     """
     inputs = [Path(path) for path in (image, labels, points) if path is not None]
     targets = [Path(out) / (path.name if path == points else nifti_name(path)) for path in inputs]
@@ -224,6 +228,8 @@ def warp(
         assert onto is not None
         grid = read_geometry(onto)
         fit(links, grid.ndim, onto)
+        need = to_read(path, aligned=False) + 16.0 * math.prod(grid.shape) + SLAB
+        Room(max_memory).refuse(f"{path}: warping it", need, "give it more, or crop the scans")
         if path == image:
             volume = read_image(path)
             fit(links, volume.geometry.ndim, path)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ import torch
 
 from deepatlas.errors import BadInput
 from deepatlas.inference.chain import RECORD
+from deepatlas.inference.memory import SLAB, Room
 from deepatlas.inference.session import Session
 from deepatlas.io.atomic import write_json
 from deepatlas.io.header import say_if_forms_differ
@@ -30,7 +32,8 @@ from deepatlas.io.images import (
 from deepatlas.io.paths import refuse_overwriting
 from deepatlas.io.transforms import write_displacement, write_transform
 from deepatlas.run.folder import RunFolder
-from deepatlas.spatial.transform import Affine, Composite, Transform, resample
+from deepatlas.spatial.geometry import Geometry, Volume
+from deepatlas.spatial.transform import Affine, Composite, DisplacementField, Transform, resample
 
 MOVED, MOVED_LABELS = "moved.nii.gz", "moved_labels.nii.gz"
 TRANSFORM, AFFINE = "transform.h5", "affine.mat"
@@ -86,6 +89,7 @@ def register(
     write: Write = "main",
     keep_dtype: bool = False,
     device: torch.device | str = "cpu",
+    max_memory: int | str | None = None,
 ) -> Registered:
     """Write moved image and labels, and the transform in ITK's forms, into `out`.
 
@@ -97,13 +101,13 @@ def register(
     """
 
     def find() -> Found:
-        session = Session(run, device)
+        session = Session(run, device, max_memory=max_memory)
         pair = {"moving": moving, "fixed": fixed}
         return session.register(**pair), session.alignment(**pair)
 
     return write_registration(
         find, moving=moving, fixed=fixed, out=out, moving_labels=moving_labels, write=write,
-        keep_dtype=keep_dtype,
+        keep_dtype=keep_dtype, max_memory=max_memory,
     )  # fmt: skip
 
 
@@ -116,6 +120,7 @@ def write_registration(
     moving_labels: Path | None = None,
     write: Write = "main",
     keep_dtype: bool = False,
+    max_memory: int | str | None = None,
 ) -> Registered:
     """Write what a registration of two scans found, however it did.
 
@@ -129,11 +134,13 @@ def write_registration(
     write : "main", or "all" for the inverse and for both maps as one field on the grid of the scan
         they start from.
     keep_dtype : write the moved image in the moving scan's type; integers are rounded and clipped.
+    max_memory : bytes that the process may reach, see `Session`; files are written side by side as
+        far as it allows.
 
     Raises
     ------
-    BadInput : a file that cannot be read or would be overwritten, or labels on another grid than
-        the moving scan.
+    BadInput : a file that cannot be read or would be overwritten, labels on another grid than
+        the moving scan, or too little memory.
     """
     out = Path(out)
     if write not in ("main", "all"):
@@ -173,7 +180,8 @@ def write_registration(
     work |= _maps(out, transform, affine, moving=moving, fixed=fixed, write=write)
     for name in set(NAMES) - set(work):  # of another pair, whose record is about to go
         (out / name).unlink(missing_ok=True)
-    _at_once(work.values())
+    needs = _needs(image, grid, transform, dtype, 8 if labels is None else labels[1].itemsize)
+    _at_once(out, work, needs, Room(max_memory))
     write_json(out / RECORD, _describe(out, list(work), moving=moving, fixed=fixed))
     return Registered(
         moved=out / MOVED,
@@ -207,10 +215,37 @@ def _maps(
     return work
 
 
-def _at_once(work: Any) -> None:
-    """Do all side by side: packing a file keeps one core busy and no more."""
+def _needs(
+    image: Volume, grid: Geometry, transform: Transform, dtype: np.dtype, label_size: int
+) -> dict[str, float]:
+    """Bytes that writing each file takes; see `inference.memory`."""
+    d, fixed, moving = grid.ndim, math.prod(grid.shape), image.data.numel()
+    field = max((p.voxels.numel() for p in transform.parts() if isinstance(p, DisplacementField)),
+                default=0)  # fmt: skip
+    map_file = 16.0 * field  # vectors in mm twice, and the file twice
+    return {
+        MOVED: (8.0 if dtype.kind == "f" else 30.0) * fixed + SLAB,
+        MOVED_LABELS: (8.0 + label_size) * fixed + SLAB,
+        TRANSFORM: map_file,
+        INVERSE: map_file,
+        FIELD: 8.0 * d * fixed + SLAB,
+        INVERSE_FIELD: 8.0 * d * moving + SLAB,
+    }
+
+
+def _at_once(
+    out: Path, work: Mapping[str, Callable[[], None]], needs: Mapping[str, float], room: Room
+) -> None:
+    """Do all side by side, as far as there is memory: packing a file keeps one core busy."""
+    for name in work:
+        room.refuse(f"{out / name}: writing it", needs.get(name, 0.0), "give it more")
+
+    def do(name: str) -> None:
+        with room.taking(needs.get(name, 0.0)):
+            work[name]()
+
     with ThreadPoolExecutor() as pool:
-        for future in [pool.submit(task) for task in work]:
+        for future in [pool.submit(do, name) for name in work]:
             future.result()
 
 

@@ -87,6 +87,7 @@ def evaluate(
     label_groups: Path | str | None = None,
     annotated: Path | None = None,
     device: torch.device | str = "cpu",
+    max_memory: int | str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -103,6 +104,7 @@ def evaluate(
         groups that the run has learnt.
     annotated : JSON of what was annotated in which scan; else the cohort's annotations.json and,
         for the training cohort, what the run was told.
+    max_memory : for the networks, see `Session`; what measures distances comes on top.
     seed : of the bootstrap resamples.
     progress : called with what is being done, how much is done and how much there is to do.
 
@@ -141,9 +143,13 @@ def evaluate(
         names=plan.label_names if rule.members else {**plan.label_names, **cohort.label_names},
         rule=rule,
     )
-    tables = _score(run, work, seen, device, progress)
+
+    def session(of: RunFolder) -> Session:
+        return Session(of, device, max_memory=max_memory)
+
+    tables = _score(session(run), work, seen, progress)
     others = {
-        name: _score(rival, work, _seen(rival, cohort, facts), device, progress, f" with {name}")
+        name: _score(session(rival), work, _seen(rival, cohort, facts), progress, f" with {name}")
         for name, rival in rivals.items()
     }
     for name, rival in rivals.items():
@@ -198,44 +204,38 @@ def _check(cohort: Cohort, progress: Progress | None) -> Survey:
 
 
 def _score(
-    run: RunFolder,
-    work: Work,
-    seen: dict[str, str],
-    device: torch.device | str,
-    progress: Progress | None,
-    of: str = "",
+    session: Session, work: Work, seen: dict[str, str], progress: Progress | None, of: str = ""
 ) -> Tables:
     """Rows of the tables that the run's networks have."""
-    session = Session(run, device)
     tables: Tables = {}
     if "segmentation" in session.networks:
         tables["segmentation"] = []
         for done, subject in enumerate(work.scans):
             _tell(progress, f"segmenting{of}", done, len(work.scans))
-            tables["segmentation"].append(_scan(session, run, work, subject, seen[subject.id]))
+            tables["segmentation"].append(_scan(session, work, subject, seen[subject.id]))
         _tell(progress, f"segmenting{of}", len(work.scans), len(work.scans))
     if "registration" in session.networks:
         tables["registration"] = []
         for done, pair in enumerate(work.pairs):
             _tell(progress, f"registering{of}", done, len(work.pairs))
             part = min((seen[identifier] for identifier in pair if seen[identifier]), default="")
-            tables["registration"].append(_pair(session, work, pair, part, run.plan.align))
+            tables["registration"].append(_pair(session, work, pair, part))
         _tell(progress, f"registering{of}", len(work.pairs), len(work.pairs))
     return tables
 
 
-def _scan(session: Session, run: RunFolder, work: Work, subject: Subject, seen: str) -> Row:
+def _scan(session: Session, work: Work, subject: Subject, seen: str) -> Row:
     target = _labels(subject)
     start = time.perf_counter()
     prediction = session.segment(subject.image)
     seconds = time.perf_counter() - start
-    if not run.plan.members:
+    if not session.plan.members:
         prediction = Volume(work.rule(prediction.data)[0], prediction.geometry)
     scores = _scores(work, prediction, target, work.rule.annotated(subject.annotated))
     return scan_row(scan=subject.id, seen=seen, scores=scores, seconds=seconds)
 
 
-def _pair(session: Session, work: Work, pair: Pair, seen: str, align: str) -> Row:
+def _pair(session: Session, work: Work, pair: Pair, seen: str) -> Row:
     moving, fixed = (work.cohort.by_id(identifier) for identifier in pair)
     labels, target = _labels(moving), _labels(fixed)
     annotated = _both(*(work.rule.annotated(scan.annotated) for scan in (moving, fixed)))
@@ -249,7 +249,7 @@ def _pair(session: Session, work: Work, pair: Pair, seen: str, align: str) -> Ro
         moving=moving.id,
         fixed=fixed.id,
         seen=seen,
-        align=align,
+        align=session.plan.align,
         before=_carried_scores(work, before, target, annotated, distances=False),
         scores=_carried_scores(work, carried, target, annotated),
         folding=folding(transform.displacement(target.geometry)),

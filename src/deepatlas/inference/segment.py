@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from deepatlas.data.prepare import PreparedScan
 from deepatlas.errors import BadInput
+from deepatlas.inference.ahead import overlapped
 from deepatlas.inference.derivatives import NAMES, Derivative, label_table
+from deepatlas.inference.memory import to_write
 from deepatlas.inference.session import Session
 from deepatlas.io.atomic import write_text
 from deepatlas.io.header import say_if_forms_differ
@@ -17,6 +21,9 @@ from deepatlas.io.images import read_header, scan_id, write_labels
 from deepatlas.io.layouts import read_cohort
 from deepatlas.io.paths import refuse_overwriting
 from deepatlas.run.folder import RunFolder
+from deepatlas.spatial.geometry import Volume
+
+Case = tuple[Path, Path]  # a scan, and where its label map goes
 
 
 def segment(
@@ -26,13 +33,15 @@ def segment(
     out: Path,
     bids: bool = False,
     device: torch.device | str = "cpu",
+    max_memory: int | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Write `out`/<id>.nii.gz for every image, with the cohort's label values and integer type.
 
     Where the run has learnt groups of label values, the maps hold their ids, and dseg.tsv beside
     them their names. With `bids` the images have BIDS names, and `out` becomes a BIDS derivative
-    (`Derivative`).
+    (`Derivative`). While one scan is computed, the next is read and the last one written, as far
+    as `max_memory` (see `Session`) allows.
 
     Raises
     ------
@@ -47,18 +56,32 @@ def segment(
     targets = list(derivative.targets) if derivative else plain
     _check_targets(paths, targets)
     _keep_manual_labels(run, targets)
-    session = Session(run, device)
-    run.segmentation_network()  # a missing network is said before anything is written
+    session = Session(run, device, max_memory=max_memory)
+    session.load("segmentation")  # a missing network is said before anything is written
     if derivative is not None:
         derivative.begin(session.plan)
-    for done, (path, target) in enumerate(zip(paths, targets, strict=True), 1):
-        say_if_forms_differ(read_header(path), path)
-        labels = session.segment(path)
-        write_labels(target, labels, np.dtype(session.plan.label_dtype), like=path)
+    dtype = np.dtype(session.plan.label_dtype)
+    table = np.array([0, *session.plan.label_values], dtype)
+
+    def read(case: Case) -> PreparedScan:
+        say_if_forms_differ(read_header(case[0]), case[0])
+        return session.read(case[0])
+
+    def write(case: Case, scan: PreparedScan, classes: Tensor) -> None:
+        path, target = case
+        with session.room.taking(to_write(classes.numel(), dtype.itemsize)):
+            labels = Volume(torch.from_numpy(table[classes.numpy()]), scan.preparation.native)
+            write_labels(target, labels, dtype, like=path)
         if derivative is not None:
             derivative.describe(path, target)
-        if progress is not None:
-            progress(done, len(paths))
+
+    overlapped(
+        list(zip(paths, targets, strict=True)),
+        read=read,
+        compute=lambda case, scan: session.classes(case[0], scan),
+        write=write,
+        progress=progress,
+    )
     if session.plan.members and derivative is None:
         write_text(Path(out) / NAMES, label_table(session.plan))
     return targets

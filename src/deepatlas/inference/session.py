@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from deepatlas.compute import half_pays
 from deepatlas.data.labels import classes_to_labels
 from deepatlas.data.prepare import (
     Preparation,
@@ -18,16 +19,14 @@ from deepatlas.data.prepare import (
     say_if_outside,
 )
 from deepatlas.errors import BadInput, DeepAtlasError
+from deepatlas.inference import memory
+from deepatlas.inference.memory import Room, by
+from deepatlas.inference.segmenter import Segmenter, half_precision
 from deepatlas.io.images import scan_id
 from deepatlas.io.subject import Subject
 from deepatlas.run.folder import RunFolder
 from deepatlas.spatial.geometry import Volume
-from deepatlas.spatial.transform import (
-    Composite,
-    DisplacementField,
-    Transform,
-    resample,
-)
+from deepatlas.spatial.transform import Composite, DisplacementField, Transform
 
 
 class Session:
@@ -37,86 +36,132 @@ class Session:
     ----------
     run : a finished run.
     device : where the networks work.
+    max_memory : bytes that this process, and what it takes on a GPU, may each reach, "8GB" for
+        example; None for most of what is free.
     """
 
-    def __init__(self, run: RunFolder, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        device: torch.device | str = "cpu",
+        *,
+        max_memory: int | str | None = None,
+    ) -> None:
         self.run = run
         self.device = torch.device(device)
         self.plan = run.plan
+        self.room = Room(max_memory)
         self._places: dict[Path, Preparation] = {}
         self.networks = tuple(run.network_names())
-        self.precision = run.config["training"]["precision"]
+        self.half = run.config["training"]["precision"] == "bfloat16" and half_pays(self.device)
         if not self.networks:
             raise BadInput(f"{run.path}: has no trained network yet; finish training it first")
 
-    @cached_property
-    def _segmentation(self) -> nn.Module:
-        return self.run.segmentation_network(self.device)
+    def read(self, image: Path) -> PreparedScan:
+        """A scan on the working grid; waits until there is memory for it.
 
-    @cached_property
-    def _registration(self) -> nn.Module:
-        return self.run.registration_network(self.device)
+        Raises
+        ------
+        BadInput : a scan that cannot be read or prepared, or is too large for the memory.
+        """
+        image = Path(image)
+        known = self._places.get(image.resolve())
+        aligned = known is None and self.plan.reference is not None
+        need = memory.to_read(image, aligned=aligned)
+        self.room.refuse(f"{image}: reading it", need, "give it more, or crop the scan")
+        with self.room.taking(need):
+            subject = Subject(scan_id(image), image)
+            scan = prepare(subject, self.plan, labels=False, preparation=known)
+        self._keep(image, scan.preparation)
+        return scan
 
-    def _autocast(self) -> torch.autocast:
-        half = self.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
-
-    def _prepare(self, image: Path) -> PreparedScan:
-        subject = Subject(scan_id(image), Path(image))
-        return prepare(subject, self.plan, labels=False, preparation=self._located(subject))
-
-    def _located(self, subject: Subject) -> Preparation:
+    def _keep(self, image: Path, preparation: Preparation) -> Preparation:
         """Where a scan lies; found once, because alignment by the image takes a while."""
-        key = subject.image.resolve()
+        key = image.resolve()
         if key not in self._places:
-            self._places[key] = locate(subject, self.plan)
-            say_if_misaligned(subject.image, self._places[key])
-            say_if_outside(subject.image, self._places[key], self.plan.geometry)
+            self._places[key] = preparation
+            say_if_misaligned(image, preparation)
+            say_if_outside(image, preparation, self.plan.geometry)
         return self._places[key]
 
+    def _located(self, image: Path) -> Preparation:
+        known = self._places.get(Path(image).resolve())
+        return known or self._keep(image, locate(Subject(scan_id(image), image), self.plan))
+
+    def load(self, kind: str) -> None:
+        """Load the network of that kind, and find out what it takes; BadInput without one."""
+        _ = self._segmenter if kind == "segmentation" else self._registration_bytes
+
+    @cached_property
+    def _segmenter(self) -> Segmenter:
+        network = self.run.segmentation_network(self.device)
+        return Segmenter(network, self.plan, self.device, half=self.half, room=self.room)
+
     @torch.inference_mode()
+    def classes(self, image: Path, scan: PreparedScan) -> Tensor:
+        """Class indices on the scan's own grid, uint8 or int16; 0 beyond the working grid."""
+        return self._segmenter(image, scan)
+
     def segment(self, image: Path) -> Volume:
         """Label map with the cohort's label values, on the scan's own grid.
 
         Voxels of the scan beyond the working grid are background.
         """
-        scan = self._prepare(image)
-        network = self._segmentation
-        with self._autocast():
-            maps = network(scan.image[None].to(self.device)).softmax(dim=1)[0].float().cpu()
-        labels = classes_to_labels(self._to_native(maps, scan), self.plan.label_values)
+        self.load("segmentation")
+        scan = self.read(image)
+        classes = self.classes(image, scan)
+        labels = classes_to_labels(classes, self.plan.label_values)
         return Volume(labels, scan.preparation.native)
 
-    def _to_native(self, maps: Tensor, scan: PreparedScan) -> Tensor:
-        """Most probable class on the scan's own grid; one class in memory at a time."""
-        native, back = scan.preparation.native, scan.preparation.transform.inverse()
-        grid = self.plan.geometry
-        best = torch.zeros(native.shape, dtype=torch.int32)
-        highest = resample(Volume(maps[0], grid), native, back, outside=1.0).data
-        for index in range(1, len(maps)):
-            here = resample(Volume(maps[index], grid), native, back).data
-            best = torch.where(here > highest, index, best)
-            highest = torch.maximum(highest, here)
-        return best
+    @cached_property
+    def _registration(self) -> nn.Module:
+        return self.run.registration_network(self.device)
+
+    @cached_property
+    def _registration_bytes(self) -> float:
+        """What the registration network, and the field it gives, take on the working grid."""
+        network, shape = self._registration, self.plan.shape
+        each = memory.held(lambda small: self._deformed(*torch.zeros(2, *small)), shape)
+        self.room.measure()
+        return memory.for_network(each, network, shape)
+
+    def _deformed(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        with half_precision(self.device, self.half):
+            return self._registration(moving.to(self.device), fixed.to(self.device)).displacement
 
     @torch.inference_mode()
     def register(self, *, moving: Path, fixed: Path) -> Transform:
-        """The whole map, fixed mm to moving mm: fixed preparation, network, moving preparation."""
-        scans = [self._prepare(path) for path in (moving, fixed)]
-        network = self._registration
-        with self._autocast():
-            result = network(*[scan.image[None].to(self.device) for scan in scans])
-        if not bool(result.displacement.isfinite().all()):
-            raise DeepAtlasError(
-                f"{self.run.path}: its registration network gives NaN or infinite values for "
-                f"{moving} and {fixed}; look at its losses in the report, and train it again"
-            )
-        inner = DisplacementField.faded(result.displacement[0].cpu(), self.plan.geometry)
+        """The whole map, fixed mm to moving mm: fixed preparation, network, moving preparation.
+
+        Raises
+        ------
+        BadInput : scans that cannot be prepared, or a working grid too large for the memory.
+        """
+        need, grid = self._registration_bytes, self.plan.geometry
+        what = f"{self.run.path}: registration on its grid of {by(grid.shape)} voxels"
+        remedy = (
+            "a registration network needs its whole grid at once: give it more, or train one on "
+            "a coarser or smaller grid (data.spacing_mm, data.shape)"
+        )
+        field = memory.for_field(grid.shape)
+        if self.device.type != "cpu":
+            self.room.on(self.device).refuse(what, need, remedy)
+            need = 0
+        need = max(need, field)
+        self.room.refuse(what, need, remedy)
+        scans = [self.read(path) for path in (moving, fixed)]
+        with self.room.taking(need):
+            displacement = self._deformed(*[scan.image[None] for scan in scans])
+            if not bool(displacement.isfinite().all()):
+                raise DeepAtlasError(
+                    f"{self.run.path}: its registration network gives NaN or infinite values for "
+                    f"{moving} and {fixed}; look at its losses in the report, and train it again"
+                )
+            inner = DisplacementField.faded(displacement[0].cpu(), grid)
         first, last = (scan.preparation.transform for scan in reversed(scans))
         return Composite([first.inverse(), inner, last])
 
     def alignment(self, *, moving: Path, fixed: Path) -> Transform:
         """The part of the map that preparation alone does, fixed mm to moving mm."""
-        scans = [Subject(scan_id(path), Path(path)) for path in (fixed, moving)]
-        first, last = (self._located(subject) for subject in scans)
+        first, last = (self._located(Path(path)) for path in (fixed, moving))
         return Composite([first.transform.inverse(), last.transform])

@@ -128,8 +128,10 @@ def decode_image(content: bytes, path: Path) -> Volume:
     header, values = _format(path).decode(content, path)
     geometry = read_placement(header, path)
     with np.errstate(over="ignore"):  # beyond float32 becomes inf, which the check reports
-        image = values.reshape(geometry.shape).astype(np.float32)
-    return Volume(torch.from_numpy(np.ascontiguousarray(image)), geometry)
+        image = np.ascontiguousarray(values.reshape(geometry.shape), dtype=np.float32)
+    if not image.flags.writeable:
+        image = image.copy()
+    return Volume(torch.from_numpy(image), geometry)
 
 
 def decode_labels(content: bytes, path: Path) -> tuple[Volume, np.dtype]:
@@ -163,7 +165,9 @@ def write_image(
         limits = np.iinfo(dtype)
         data = np.rint(data.astype(np.float64)).clip(limits.min, limits.max)
         data = np.where(data >= float(limits.max), limits.max, data.astype(dtype))
-    nifti.write_array(path, data.astype(dtype), placed(volume.geometry, _header_of(like)))
+    nifti.write_array(
+        path, data.astype(dtype, copy=False), placed(volume.geometry, _header_of(like))
+    )
 
 
 def write_labels(
@@ -184,7 +188,9 @@ def write_labels(
         np.iinfo(dtype).min <= int(labels.min()) and int(labels.max()) <= np.iinfo(dtype).max
     ):
         raise ValueError(f"labels {labels.min()} to {labels.max()} do not fit into {dtype}")
-    nifti.write_array(path, labels.astype(dtype), placed(volume.geometry, _header_of(like)))
+    nifti.write_array(
+        path, labels.astype(dtype, copy=False), placed(volume.geometry, _header_of(like))
+    )
 
 
 def _ending(path: Path | str) -> str:

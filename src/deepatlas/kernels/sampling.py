@@ -118,14 +118,15 @@ class _Sample(torch.autograd.Function):
 
 
 class _Integrate(torch.autograd.Function):
-    """Keeps the field of every squaring, and nothing else."""
+    """Keeps the field of every squaring where there is a way back, and nothing else."""
 
     @staticmethod
     def forward(ctx: Any, velocity: Tensor, squarings: int) -> Tensor:
         field = to_rows(velocity * 0.5**squarings)
         kept = []
         for _ in range(squarings):
-            kept.append(field)
+            if ctx.needs_input_grad[0]:
+                kept.append(field)
             field = _sampled(field, field, _COMPOSED).add_(field)
         ctx.save_for_backward(*kept)
         return field.movedim(-1, 1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 _ROUNDING = 0.02  # of a voxel
+SLAB_POINTS = 1 << 17  # that are worked on at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ class Geometry:
         """World position of every voxel, (*shape, d), float64."""
         return self._rows_mm(0, self.shape[0])
 
-    def slabs(self, points: int = 1 << 20) -> Iterator[tuple[slice, Tensor]]:
+    def slabs(self, points: int = SLAB_POINTS) -> Iterator[tuple[slice, Tensor]]:
         """World positions a few rows of the first axis at a time, to save memory.
 
         Yields the rows and their positions (rows, *shape[1:], d), float64, about `points` of them.

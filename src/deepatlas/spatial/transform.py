@@ -135,7 +135,8 @@ class DisplacementField(Transform):
                 .reshape([-1 if n == axis else 1 for n in range(away.ndim)])
             )
             away += line
-        return cls(voxels * (1 - away.sqrt() / margin).clamp(min=0), padded)
+        voxels *= away.sqrt_().div_(-margin).add_(1).clamp_(min=0)
+        return cls(voxels, padded)
 
     @property
     def ndim(self) -> int:

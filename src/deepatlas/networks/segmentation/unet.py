@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from deepatlas.networks.blocks import (
     to_channels_last,
 )
 from deepatlas.networks.recompute import level
+from deepatlas.networks.segmentation.slabs import logits_in_slabs
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,12 @@ class UNetNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.recompute = False
-        self.multiple = 2 ** (len(config.features) - 1)
+        levels = len(config.features)
+        self.multiple = 2 ** (levels - 1)
+        # Voxels to each side on which logits depend, but for normalisation: at level n of size
+        # 2^n two convolutions each way (one at the finest, half as far where they stride), and
+        # repeated voxels.
+        self.reach = 1 + sum(3 * 2 ** (n - 1) + 3 * 2**n - 1 for n in range(1, levels))
         features = config.features
         self.down = nn.ModuleList()
         channels = 1
@@ -72,11 +80,42 @@ class UNetNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         x = to_channels_last(pad_to_multiple(image, self.multiple))
+        x = self._through(x, self.down, self.up)
+        return crop(self.logits(x), image.shape[2:]).to(torch.float32)
+
+    def _through(self, x: Tensor, down: Iterable[nn.Module], up: Iterable[nn.Module]) -> Tensor:
         skips: list[Tensor] = []
-        for block in self.down:
-            x = level(block, x, recompute=self.recompute)
+        for stage in down:
+            x = level(stage, x, recompute=self.recompute)
             skips.append(x)
         skips.pop()
-        for block in self.up:
-            x = level(partial(after_join, block), x, skips.pop(), recompute=self.recompute)
-        return crop(self.logits(x), image.shape[2:]).to(torch.float32)
+        for stage in up:
+            x = level(partial(after_join, stage), x, skips.pop(), recompute=self.recompute)
+        return x
+
+    def in_slabs(self, image: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
+        """First row and logits (B, classes, rows, ...) float32 of one slab after the other.
+
+        The same as forward, but for rounding, with less memory; see `slabs`. Needs two levels.
+        """
+        (first,), (strided, second) = _blocks(self.down[0]), _blocks(self.down[1])
+        below = [nn.Sequential(strided.activation, second), *self.down[2:]]
+        found = logits_in_slabs(
+            pad_to_multiple(image, self.multiple),
+            rows,
+            first=first,
+            strided=strided,
+            coarser=lambda x: self._through(x, below, self.up[:-1]),
+            up=_blocks(self.up[-1]),
+            last=self.logits,
+        )
+        for start, logits in found:
+            left = image.shape[2] - start
+            if left > 0:
+                here = (min(left, logits.shape[2]), *image.shape[3:])
+                yield start, crop(logits, here).to(torch.float32)
+
+
+def _blocks(stage: Any) -> list[Block]:
+    """The blocks of a stage."""
+    return list(stage)

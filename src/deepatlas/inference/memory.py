@@ -1,0 +1,199 @@
+"""How much memory a case takes, known before it starts, and what is done where it is too much.
+
+Bytes are counted, not guessed, wherever that is possible. What a network holds at once is measured
+on a small input, whose tensors are counted as they come and go (`held`); it grows with the number
+of voxels, since layers hold feature maps of the size of the grid or a fraction of it. For the
+default U-Net with C classes, in bfloat16, that is about 200 bytes a voxel (before its finest
+convolution on the way up 48 channels as parts and as one) or, with many classes, 6 C + 32 (logits
+in both types); in slabs of few rows about 60 + 2 C.
+
+Of a scan with n voxels (b bytes each in the file, v as read) are counted: for reading the larger of
+unpacking it (2 b n), of converting it ((b + v + 4) n) and of scaling it (13 n), or of aligning it
+(32 n); for a label map on its grid 1 or 2 bytes for classes, those of the written type twice.
+Sampling is done in slabs, so what it needs besides is constant (`SLAB`).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from deepatlas.compute import free_memory, in_words, parse_memory, used_memory
+from deepatlas.errors import BadInput
+from deepatlas.io.header import space_shape
+from deepatlas.io.images import read_header
+from deepatlas.spatial.geometry import SLAB_POINTS as POINTS
+from deepatlas.spatial.transform import FADE_VOXELS
+
+SLAB = 40 << 20  # of the sampling of one slab
+_LATER = 100 << 20  # of libraries that are loaded at their first use, and of freed bits and pieces
+_SPARE = 0.8  # of the free memory that is used where no limit is given
+SLACK = 1.1  # what convolutions and the allocator take besides tensors
+PROBE = 32  # voxels along each axis
+
+
+class Room:
+    """The memory that work side by side may take; each part waits until there is enough for it.
+
+    Parameters
+    ----------
+    limit : bytes that the process may hold in all, or None for most of what is free now.
+    """
+
+    def __init__(self, limit: int | str | None = None) -> None:
+        self.limit = None if limit is None else parse_memory(limit)
+        self.total = 0
+        self._taken = 0
+        self._changed = threading.Condition()
+        self.measure()
+
+    def measure(self) -> None:
+        """Take what the process holds now for what it always holds; for when it has loaded all."""
+        if self.limit is None:
+            self.total = int(_SPARE * free_memory())
+        else:
+            self.total = self.limit - used_memory() - _LATER
+
+    def on(self, device: torch.device) -> Room:
+        """The room there is now in the memory of a GPU."""
+        room = Room(self.limit)
+        free = int(_SPARE * torch.cuda.mem_get_info(device)[0])
+        held = torch.cuda.memory_allocated(device)
+        room.total = free if self.limit is None else min(free, self.limit - held)
+        return room
+
+    def fits(self, size: float) -> bool:
+        """Whether there is so much, other work done."""
+        return size <= self.total
+
+    def refuse(self, what: object, size: float, remedy: str) -> None:
+        """BadInput that says how much is needed and how much there is, where it does not fit."""
+        if not self.fits(size):
+            raise self.too_little(what, size, remedy)
+
+    def too_little(self, what: object, size: float, remedy: str) -> BadInput:
+        """What says that something does not fit."""
+        there = f"{in_words(self.total)} can be used of what is free here"
+        if self.limit is not None:
+            left = max(self.total, 0)
+            there = (
+                f"of --max-memory {in_words(self.limit)} the program itself holds "
+                f"{in_words(self.limit - self.total)}, which leaves {in_words(left)}"
+            )
+        return BadInput(f"{what} needs about {in_words(size)} of memory, and {there}; {remedy}")
+
+    @contextmanager
+    def taking(self, size: float) -> Iterator[None]:
+        """Wait until so much is free, or nothing else is being done, and hold it."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + size <= self.total)
+            self._taken += math.ceil(size) or 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= math.ceil(size) or 1
+                self._changed.notify_all()
+
+
+def to_read(path: Path, *, aligned: bool) -> float:
+    """Bytes that reading and preparing a scan takes at most, from its header.
+
+    Parameters
+    ----------
+    aligned : by its image.
+    """
+    header = read_header(path)
+    voxels = math.prod(space_shape(header) or (0,))
+    stored = header.get_data_dtype().itemsize
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    scaled = math.isfinite(slope) and slope != 0 and (slope, intercept) != (1.0, 0.0)
+    read = 8 if scaled else stored
+    packed = sum(p.stat().st_size for p in (path.iterdir() if path.is_dir() else [path]))
+    each = max(2 * stored, stored + read + 4, 32 if aligned else 13)
+    return packed + voxels * each + SLAB
+
+
+def to_write(voxels: int, itemsize: int) -> float:
+    """Bytes for writing a label map, its classes included."""
+    return (2.0 + 2 * itemsize) * voxels
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of tensors made while it is on and not yet gone, and the most there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if not isinstance(tensor, Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            if (key := storage._cdata) not in self._known:
+                self._known.add(key)
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self._gone, key, storage.nbytes())
+        return out
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def held(run: Callable[..., Any], shape: Sequence[int]) -> float:
+    """Bytes that a function holds at once, for each voxel of its grid, inputs and result included.
+
+    Parameters
+    ----------
+    run : called with the shape (1, 1, *S) of a small input, in the precision of its later use.
+    shape : the grid; an axis shorter than the small input's keeps its size.
+    """
+    small = [min(n, PROBE) for n in shape]
+    with torch.inference_mode(), _Live() as live:
+        result = run((1, 1, *small))
+        del result
+    return live.most / math.prod(small)
+
+
+def by(shape: Sequence[int]) -> str:
+    """A size as it is said to a user."""
+    return " x ".join(str(n) for n in shape)
+
+
+def padded_voxels(network: nn.Module, shape: Sequence[int]) -> int:
+    """Voxels of a grid padded to what the network needs."""
+    multiple = int(getattr(network, "multiple", 1))
+    return math.prod(n + -n % multiple for n in shape)
+
+
+def for_network(each: float, network: nn.Module, shape: Sequence[int]) -> float:
+    """Bytes that a network takes on a grid."""
+    return SLACK * each * padded_voxels(network, shape)
+
+
+def sampling(channels: int) -> float:
+    """Bytes for the sampling of a slab of so many maps."""
+    return SLAB + 8.0 * channels * POINTS
+
+
+def for_field(shape: Sequence[int]) -> float:
+    """Bytes for a displacement on a grid, and for fading it beyond (`DisplacementField.faded`)."""
+    wide = math.prod(n + 2 * FADE_VOXELS for n in shape)
+    return 4.0 * len(shape) * math.prod(shape) + (8.0 * len(shape) + 12) * wide

@@ -1,0 +1,178 @@
+"""A segmentation network at work on one scan: in one pass, in slabs, or by a sliding window."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from deepatlas.data.labels import class_dtype
+from deepatlas.data.plan import Plan
+from deepatlas.data.prepare import PreparedScan
+from deepatlas.inference import memory
+from deepatlas.inference.memory import PROBE, Room, by
+from deepatlas.inference.native import classes_of, most_probable, nearest_classes, share_voxels
+from deepatlas.inference.window import Tiles, blended, choose_tiles
+from deepatlas.networks.blocks import to_channels_last
+
+Way = int | Tiles | None  # rows of slabs, tiles of a window, or None for one pass
+_REMEDY = "give it more, or train on a coarser or smaller grid (data.spacing_mm, data.shape)"
+_ROWS = 32  # of slabs, at most: more gain no time
+_REACH = 32  # of a network that does not say how far it looks
+_KEPT = 2.0  # times what a tile needs: of maps so small the allocator keeps some for the next tile
+_FEW = 4  # rows of the thinner slabs whose memory is measured
+_log = logging.getLogger(__name__)
+
+
+def half_precision(device: torch.device, half: bool) -> torch.autocast:
+    """A context in which networks compute in bfloat16, if `half`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+
+
+class Segmenter:
+    """Class indices of prepared scans, on their own grids.
+
+    One pass where there is memory for it. Else in slabs, where the network can (`in_slabs`): the
+    same result but for rounding. Else by a sliding window, whose result is not the same: a network
+    that normalises over its input and knows the borders of its grid sees others in a tile.
+
+    Parameters
+    ----------
+    network : image (1, 1, *S) to logits (1, C, *S).
+    half : compute in bfloat16.
+    room : the memory there is; measured anew once the network is loaded.
+    """
+
+    def __init__(
+        self, network: nn.Module, plan: Plan, device: torch.device, *, half: bool, room: Room
+    ) -> None:
+        self.network, self.plan, self.device, self.half = network, plan, device, half
+        self.room = room
+        self.slabs = hasattr(network, "in_slabs") and len(getattr(network, "up", ())) > 0
+        self.each = memory.held(lambda small: self.probabilities(torch.zeros(small)), plan.shape)
+        room.measure()
+
+    @cached_property
+    def slab_bytes(self) -> tuple[float, float]:
+        """For each voxel of the grid, and for each of a slab, of which two sizes are tried."""
+        shape = self.plan.shape
+        size = min(shape[0], PROBE)
+        thin = min(_FEW, size)
+        few, many = (
+            memory.held(lambda small, r=rows: self.by_slabs(torch.zeros(small), r), shape)
+            for rows in (thin, size)
+        )
+        in_slab = max(0.0, (many - few) * size / max(size - thin, 1))
+        return max(0.0, few - in_slab * thin / size), in_slab
+
+    def logits(self, image: Tensor) -> Tensor:
+        """(1, C, *S) float32, channels last."""
+        with half_precision(self.device, self.half):
+            return to_channels_last(self.network(image.to(self.device)).float())
+
+    def probabilities(self, image: Tensor) -> Tensor:
+        """(1, C, *S) float32, channels last, in the memory of the logits."""
+        return _softmax(self.logits(image))
+
+    def by_slabs(self, image: Tensor, rows: int) -> Tensor:
+        """The same in float16 on the CPU, never holding the widest maps as a whole."""
+        shape = (1, *image.shape[2:], self.plan.classes)
+        maps = torch.empty(shape, dtype=torch.float16).movedim(-1, 1)
+        with half_precision(self.device, self.half):
+            for start, logits in self.network.in_slabs(image.to(self.device), rows):  # type: ignore[operator]
+                maps.narrow(2, start, logits.shape[2]).copy_(_softmax(to_channels_last(logits)))
+        return maps
+
+    def __call__(self, path: Path, scan: PreparedScan) -> Tensor:
+        """Class indices on the scan's own grid, uint8 or int16; 0 beyond the working grid.
+
+        Raises
+        ------
+        BadInput : a scan for which there is not enough memory whatever is done; `path` is named.
+        """
+        native, grid = scan.preparation.native, self.plan.geometry
+        voxels, back = math.prod(native.shape), scan.preparation.transform.inverse()
+        image, way = scan.image[None], self.way(path, voxels)
+        with self.room.taking(self.need(way, voxels)):
+            if way is None and share_voxels(native, grid, back):
+                best = classes_of(self.logits(image)[0].argmax(dim=0), self.plan.classes)
+                return nearest_classes(best, grid, native, back)
+            if way is None:
+                maps = self.probabilities(image).cpu()
+            elif isinstance(way, Tiles):
+                _log.warning(
+                    "%s: too large for the memory in one pass; segmented in %d tiles of %s voxels, "
+                    "which is less exact", path, way.count, by(way.size),
+                )  # fmt: skip
+                maps = blended(image, way, self.plan.classes, self.probabilities)
+            else:
+                _log.info("%s: to save memory in slabs of %d rows", path, way)
+                maps = self.by_slabs(image, way)
+            return most_probable(maps, grid, native, back)
+
+    def way(self, path: Path, voxels: int) -> Way:
+        """How a scan of so many voxels is segmented.
+
+        It depends on the limit and the sizes, not on what else is being done just now, so that
+        results do not either.
+        """
+        if self._fits(None, voxels):
+            return None
+        if self.slabs:
+            for rows in (_ROWS, _ROWS // 2, 8, 4, 2):
+                if rows < self.plan.shape[0] and self._fits(rows, voxels):
+                    return rows
+        shape = tuple(self.plan.shape)
+
+        def window(size: Sequence[int]) -> Tiles:
+            return Tiles(shape, tuple((0,) for _ in shape), tuple(size))
+
+        multiple = int(getattr(self.network, "multiple", 1))
+        tiles = choose_tiles(
+            shape,
+            multiple=multiple,
+            reach=int(getattr(self.network, "reach", _REACH)),
+            fits=lambda size: tuple(size) != shape and self._fits(window(size), voxels),
+        )
+        if tiles is None:
+            least = window([min(n, 2 * multiple) for n in shape])
+            what = f"{path}: segmenting its {voxels} voxels on a grid of {by(shape)}"
+            self.room.refuse(what, self.need(least, voxels), _REMEDY)
+            raise self.room.too_little(what, self._on_network(least), _REMEDY)
+        return tiles
+
+    def need(self, way: Way, voxels: int) -> float:
+        """Bytes of the machine's memory for a scan of so many voxels."""
+        grid, classes = math.prod(self.plan.shape), self.plan.classes
+        maps = (4.0 if way is None else 2.0) * classes * grid
+        network = self._on_network(way) if self.device.type == "cpu" else 0.0
+        if isinstance(way, Tiles):
+            network += maps
+        kept = class_dtype(classes - 1).itemsize * voxels
+        return max(network, maps + 12.0 * grid + kept + memory.sampling(classes)) + 8.0 * grid
+
+    def _on_network(self, way: Way) -> float:
+        shape = self.plan.shape
+        if isinstance(way, int):
+            voxels = memory.padded_voxels(self.network, shape)
+            beside, in_slab = self.slab_bytes
+            return memory.SLACK * voxels * (beside + in_slab * way / shape[0])
+        if way is None:
+            return memory.for_network(self.each, self.network, shape)
+        return _KEPT * memory.for_network(self.each, self.network, way.size)
+
+    def _fits(self, way: Way, voxels: int) -> bool:
+        if self.device.type != "cpu" and not self.room.on(self.device).fits(self._on_network(way)):
+            return False
+        return self.room.fits(self.need(way, voxels))
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Probabilities in the memory of the logits (1, C, *S)."""
+    logits.sub_(logits.amax(dim=1, keepdim=True)).exp_()
+    return logits.div_(logits.sum(dim=1, keepdim=True))

@@ -1,0 +1,248 @@
+"""Memory: what users may say, what is counted before a case starts, and what is kept to."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves it out
+
+from test_session import PLANS, SMALL, VALUES, importable, make_run, oblique, write_scan
+
+from deepatlas.compute import half_pays, in_words, parse_memory, used_memory
+from deepatlas.data.plan import Plan
+from deepatlas.errors import BadInput
+from deepatlas.inference.chain import warp
+from deepatlas.inference.memory import Room, held
+from deepatlas.inference.register import register
+from deepatlas.inference.segment import segment
+from deepatlas.inference.session import Session
+from deepatlas.io.images import read_labels, write_image
+from deepatlas.io.transforms import write_transform
+from deepatlas.networks.segmentation import build_segmentation
+from deepatlas.run.folder import RunFolder
+from deepatlas.spatial.geometry import Geometry, Volume
+from deepatlas.spatial.transform import Affine
+from deepatlas.training.recipe import load_recipe
+
+__all__ = ["importable"]  # a fixture
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("8GB", 8e9), ("8G", 8e9), ("8g", 8e9), ("800MB", 8e8), ("800 mb", 8e8), ("1.5GB", 1.5e9),
+        ("2GiB", 2**31), ("64k", 64e3), ("1TB", 1e12), ("123456", 123456), (123456, 123456),
+    ],
+)  # fmt: skip
+def test_amounts_of_memory(text: str | int, size: float) -> None:
+    assert parse_memory(text) == int(size)
+
+
+@pytest.mark.parametrize("text", ["", "lots", "8 apples", "-1GB", "GB", "1e9", "8iB", "0", "0GB"])
+def test_what_is_no_amount(text: str) -> None:
+    with pytest.raises(BadInput, match="say 8GB"):
+        parse_memory(text)
+
+
+def test_amounts_in_words() -> None:
+    assert (in_words(1.234e9), in_words(5e6)) == ("1.23 GB", "5 MB")
+
+
+def test_tensors_are_counted_as_they_come_and_go() -> None:
+    """Two of four bytes at most at once, the third after the first is gone; views are free."""
+
+    def run(shape: tuple[int, ...]) -> torch.Tensor:
+        one = torch.zeros(shape)
+        two = one[..., :1].expand(shape) + 1
+        del one
+        three = two.flatten().view(shape) * 2
+        del two
+        return three
+
+    assert held(run, (40, 50)) == pytest.approx(8, rel=1e-2)
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_the_count_of_a_small_input_holds_for_a_large_one(half: bool) -> None:
+    network = build_segmentation("unet", ndim=3, classes=7).eval()
+
+    def run(shape: tuple[int, ...]) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            return network(torch.zeros(shape))
+
+    small = held(run, (32, 32, 32))
+    large = held(lambda _: run((1, 1, 64, 48, 56)), (32, 32, 32)) * 32**3 / (64 * 48 * 56)
+    assert small == pytest.approx(large, rel=0.2)
+    assert small > 100
+
+
+def test_work_waits_until_there_is_room() -> None:
+    room = Room("8GB")
+    room.total = 100
+    most = now = 0
+    lock = threading.Lock()
+
+    def work() -> None:
+        nonlocal most, now
+        for _ in range(20):
+            with room.taking(40):
+                with lock:
+                    now += 1
+                    most = max(most, now)
+                with lock:
+                    now -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most <= 2
+    with room.taking(1000):  # alone, for what is too much is refused elsewhere
+        pass
+
+
+def test_the_limit_is_of_the_whole_process() -> None:
+    room = Room("64GB")
+    assert 0 < 64e9 - room.total - used_memory() < 3e8
+    assert Room().total > 0
+
+
+def large_run(folder: Path, shape: tuple[int, ...], *, slabs: bool = True) -> RunFolder:
+    """A run with the default U-Net, whose weights are drawn, on a grid of that shape."""
+    plan = Plan(
+        shape=shape, spacing_mm=(1.0, 1.0, 1.0)[: len(shape)], centre_mm=(0.0,) * len(shape),
+        label_values=VALUES, label_dtype="int16",
+    )  # fmt: skip
+    run = make_run(folder, plan)
+    recipe = load_recipe("baseline", overrides={"networks.registration": SMALL})
+    torch.manual_seed(1)
+    network = build_segmentation("unet", ndim=len(shape), classes=3)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    run.write_config(recipe)
+    run.write_network("segmentation", network.state_dict(), recipe)
+    return run
+
+
+def noise(path: Path, shape: tuple[int, ...], spacing: float = 1.0) -> Path:
+    generator = torch.Generator().manual_seed(3)
+    coarse = torch.rand(1, 1, *[max(2, n // 4) for n in shape], generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, shape, mode="trilinear")[0, 0]
+    write_image(path, Volume(1000 * smooth, Geometry.axis_aligned(shape, (spacing,) * 3)))
+    return path
+
+
+@pytest.mark.parametrize("spacing", [1.0, 1.13])
+def test_slabs_give_what_one_pass_gives(spacing: float, tmp_path: Path) -> None:
+    """On the lattice of the working grid, and between its voxels."""
+    path = noise(tmp_path / "scan.nii.gz", (43, 38, 29), spacing)
+    run = large_run(tmp_path / "run", (44, 40, 31))
+    session = Session(run)
+    session.half = False  # of which rounding is the least
+    whole = session.segment(path).data
+    segmenter, voxels = session._segmenter, whole.numel()
+    segmenter.each *= 1000
+    beside, in_slab = segmenter.slab_bytes
+    segmenter.slab_bytes = (beside, 1000 * in_slab)
+    session.room.total = math.ceil(segmenter.need(4, voxels))
+    assert segmenter.way(path, voxels) == 4
+    found = session.segment(path).data
+    assert len(whole.unique()) == 3
+    assert (found != whole).float().mean() < 1e-3
+
+
+def test_a_window_is_the_last_resort_and_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A network of single voxels, to which tiles make no difference."""
+    path = tmp_path / "scan.nii.gz"
+    write_scan(path, oblique(3))
+    session = Session(make_run(tmp_path / "run", PLANS[3]))
+    whole = session.segment(path).data
+    segmenter = session._segmenter
+    segmenter.each, segmenter.network.multiple = 1e4 * segmenter.each, 4
+    session.room.total = math.ceil(segmenter.need(None, whole.numel()) * 0.8)
+    assert torch.equal(session.segment(path).data, whole)
+    assert re.search(r"scan\.nii\.gz: .* in \d+ tiles of \d+ x \d+ x \d+ voxels", caplog.text)
+
+
+def test_too_little_for_anything(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii.gz"
+    write_scan(path, oblique(3))
+    run = make_run(tmp_path / "run", PLANS[3])
+    with pytest.raises(BadInput, match=r"scan\.nii\.gz.* needs about .*--max-memory 1 MB.*give it"):
+        segment(run, [path], out=tmp_path / "out", max_memory="1MB")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(BadInput, match=r"registration on its grid of 32 x 40 x 24 .*spacing_mm"):
+        register(run, moving=path, fixed=path, out=tmp_path / "pair", max_memory="1MB")
+    assert not (tmp_path / "pair").exists()
+
+
+def test_too_little_to_warp(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii.gz"
+    write_scan(path, oblique(3))
+    write_transform(tmp_path / "t.mat", Affine.identity(3))
+    given = {"image": path, "onto": path, "out": tmp_path / "out"}
+    with pytest.raises(BadInput, match=r"scan\.nii\.gz: warping it needs about"):
+        warp([tmp_path / "t.mat"], **given, max_memory=1000)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_a_pair_are_the_same_one_after_another(tmp_path: Path) -> None:
+    for seed, name in enumerate(("a", "b")):
+        write_scan(tmp_path / f"{name}.nii.gz", oblique(3, seed))
+    run = make_run(tmp_path / "run", PLANS[3], std=0.2)
+    pair = {"moving": tmp_path / "a.nii.gz", "fixed": tmp_path / "b.nii.gz"}
+    tight = used_memory() + 300_000_000
+    free = register(run, **pair, out=tmp_path / "free", write="all")
+    kept = register(run, **pair, out=tmp_path / "kept", write="all", max_memory=tight)
+    for one, other in zip(free.files, kept.files, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_half_precision_is_used_where_the_device_has_it(tmp_path: Path) -> None:
+    session = Session(make_run(tmp_path / "run", PLANS[2]))
+    assert session.half == half_pays(torch.device("cpu"))
+
+
+@pytest.mark.slow
+def test_a_command_stays_below_its_limit(tmp_path: Path) -> None:
+    """Peak memory of the process itself, for one pass, slabs and a scan much larger than a grid."""
+    path = noise(tmp_path / "scan.nii.gz", (180, 170, 160), 0.8)
+    run = large_run(tmp_path / "run", (144, 136, 128))
+    labels: dict[str, np.ndarray] = {}
+    for limit in ("4GB", "1050MB"):
+        out = tmp_path / limit
+        peak = peak_of(
+            "segment", str(run.path), str(path), "--out", str(out), "--max-memory", limit
+        )
+        assert peak < parse_memory(limit)
+        labels[limit] = read_labels(out / "scan.nii.gz")[0].data.numpy()
+    assert peak_of.said.count("slabs") == 1  # type: ignore[attr-defined]
+    assert (labels["4GB"] != labels["1050MB"]).mean() < 0.01  # rounding in bfloat16, of noise
+
+
+def peak_of(*arguments: str) -> int:
+    """Bytes that a command held at most."""
+    code = (
+        "import sys, resource; from deepatlas.cli import main; code = main(sys.argv[1:]);"
+        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "--threads", "2"],
+        capture_output=True, text=True, check=True, env=os.environ,
+    )  # fmt: skip
+    peak_of.said = done.stderr  # type: ignore[attr-defined]
+    return int(done.stdout.split("peak")[1]) * (1 if sys.platform == "darwin" else 1024)
