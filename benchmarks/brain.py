@@ -124,13 +124,11 @@ class Pairs:
         from deepatlas.spatial.warp import warp
 
         session = Session(RunFolder(run))
-        network = session._registration
 
         @torch.inference_mode()
         def register(moving: str, fixed: str) -> tuple[Tensor, Tensor]:
             small = [F.avg_pool3d(self.images[scan], 2) for scan in (moving, fixed)]
-            with session._autocast():
-                field = network(*small).displacement
+            field = session._deformed(*small)[None]
             field = 2 * F.interpolate(field, scale_factor=2, mode="trilinear")
             return field, warp(self.images[moving], field, outside="border")
 

@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Downwards only; those of one line do not import each other (docs/architecture.md says the order).
 LAYERS = [
     ["errors"],
-    ["parts", "compute"],
+    ["parts", "compute", "process"],
     ["kernels"],
     ["spatial"],
     ["losses", "networks", "io"],

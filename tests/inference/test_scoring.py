@@ -84,8 +84,9 @@ class Ideal:
     networks: tuple[str, ...] = ("segmentation", "registration")
     missed = "c"
 
-    def __init__(self, run: RunFolder, device: Any) -> None:
+    def __init__(self, run: RunFolder, device: Any, max_memory: Any = None) -> None:
         self.run = run
+        self.plan = run.plan
 
     def segment(self, image: Path) -> Volume:
         scan = image.name.split(".")[0]
