@@ -92,9 +92,6 @@ def _add_image_gradient(
     return into
 
 
-_COMPOSED = (True, False)
-
-
 class _Sample(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, index: Tensor, relative: bool, zeros: bool) -> Tensor:
@@ -122,23 +119,30 @@ class _Integrate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, velocity: Tensor, squarings: int) -> Tensor:
-        field = to_rows(velocity * 0.5**squarings)
-        kept = []
+        from deepatlas.kernels.composing import compose_kernel  # numba, slow to import
+
+        field, kept = to_rows(velocity * 0.5**squarings), []
         for _ in range(squarings):
             if ctx.needs_input_grad[0]:
                 kept.append(field)
-            field = _sampled(field, field, _COMPOSED).add_(field)
+            out = torch.empty_like(field)
+            kernel = compose_kernel(field.shape[-1])
+            in_parts(kernel, _planes(field), flat(field), flat(out), _three(field.shape))
+            field = out
         ctx.save_for_backward(*kept)
         return field.movedim(-1, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        grad = to_rows(upstream)
-        kept = ctx.saved_tensors
+        from deepatlas.kernels.composing import decompose_kernel
+
+        grad, kept = to_rows(upstream), ctx.saved_tensors
         for field in reversed(kept):
-            by_index = _index_gradient(field, field, grad, _COMPOSED)
-            grad = _add_image_gradient(by_index.add_(grad), field, grad, _COMPOSED)
+            out = grad.clone()
+            kernel, arrays = decompose_kernel(field.shape[-1]), (flat(field), flat(grad), flat(out))
+            in_parts(kernel, _planes(field), *arrays, _three(field.shape))
+            grad = out
         return grad.movedim(-1, 1) * 0.5 ** len(kept), None
 
 
