@@ -80,9 +80,9 @@ def bench(given: argparse.Namespace) -> None:
                 entry["peak_mib"] = peak
     if _wanted(PROFILE, given):
         ceiling, size = machine.convolution_ceiling(ceilings), 48 if given.small else 96
-        for name, step in profile.steps(size).items():
-            found["profiles"][name] = {"size": size, **profile.profiled(step, ceiling)}
-            print(report.profile_line(name, found["profiles"][name]), flush=True)
+        for name, one in profile.profiles(size, ceiling, given.threads, given.device):
+            found["profiles"][name] = one
+            print(report.profile_line(name, one), flush=True)
     if _wanted(AGREEMENT, given):
         sizes = SMALL_AGREEMENT if given.small else FULL_AGREEMENT
         found["agreement"] = agreement.agreement(**sizes)

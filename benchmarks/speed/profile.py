@@ -1,9 +1,16 @@
-"""Where the time of a training step goes: convolutions, and all the rest by kind of operation."""
+"""Where the time of a training step goes: convolutions, and all the rest by kind of operation.
+
+Steps of our recipe run in a process of their own, set up as `deepatlas train` sets up its own.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,11 +23,14 @@ from benchmarks.speed.rows.tutorial import Monai, Ours, made_up, stepping
 from deepatlas.data.batches import Batch, Scans
 from deepatlas.networks.registration import build_registration
 from deepatlas.networks.segmentation import build_segmentation
+from deepatlas.process import ENVIRONMENT, keep_freed_memory
 from deepatlas.training.recipe import load_recipe
 from deepatlas.training.stage_run import StageRun
 from deepatlas.training.tasks.base import Context
 
 RECIPE, CLASSES = "da", 4
+MARK = "profile:"
+Found = tuple[str, dict[str, Any]]
 # In this order: the first that occurs in an operation's name says its kind.
 KINDS = (
     ("convolution", ("convolution", "conv")),
@@ -37,16 +47,36 @@ KINDS = (
 )
 
 
-def steps(size: int) -> dict[str, Callable[[], Any]]:
-    """Training steps by name: of our recipe, and of the tutorial with our parts and MONAI's."""
+def profiles(size: int, ceiling: float, threads: int, device: str) -> Iterator[Found]:
+    """Names and profiles: steps of our recipe, and of the tutorial with our parts and MONAI's."""
+    task = [str(size), str(ceiling), str(threads), device]
+    child = subprocess.run(
+        [sys.executable, "-m", "benchmarks.speed.profile", *task],
+        env={**os.environ, **ENVIRONMENT}, stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    for line in child.stdout.splitlines():
+        if line.startswith(MARK):
+            yield tuple(json.loads(line.removeprefix(MARK)))
     pair = made_up(size)
-    return {
-        "recipe-registration": _recipe_step(size, "registration"),
-        "recipe-segmentation": _recipe_step(size, "segmentation"),
+    steps = {
         "tutorial-registration": stepping(Ours(size), "registration", pair),
         "tutorial-segmentation": stepping(Ours(size), "segmentation", pair),
         "tutorial-registration-monai": stepping(Monai(size), "registration", pair),
     }
+    for name, step in steps.items():
+        yield name, {"size": size, **profiled(step, ceiling)}
+
+
+def main() -> None:
+    """The child: a line of JSON a step."""
+    size, ceiling, threads, device = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    if device != "cpu":
+        torch.set_default_device(device)
+    keep_freed_memory()
+    for which in ("registration", "segmentation"):
+        found = profiled(_recipe_step(int(size), which), float(ceiling))
+        print(MARK, json.dumps([f"recipe-{which}", {"size": int(size), **found}]), flush=True)
 
 
 def profiled(step: Callable[[], Any], ceiling: float, *, goes: int = 7) -> dict[str, Any]:
@@ -135,3 +165,7 @@ def _batch(request: Mapping[str, Any], size: int) -> Batch:
             with torch.device("cpu"):
                 views[role] = draw.augment.draw(draw.count, [size] * 3, random, None)
     return Batch(scans, views)
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ import ctypes
 import os
 import sys
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",  # waiting threads sleep
     "THP_MEM_ALLOC_ENABLE": "1",  # tensors on pages of 2 MiB where the system grants them (Linux)
 }
@@ -21,7 +21,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt(3)
 def prepare_environment() -> None:
     """Set what torch reads once, when it is loaded; nothing where that has happened."""
     if "torch" not in sys.modules:
-        for name, value in _ENVIRONMENT.items():
+        for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
 
 
