@@ -54,6 +54,8 @@ def profiles(size: int, ceiling: float, threads: int, device: str) -> Iterator[F
         [sys.executable, "-m", "benchmarks.speed.profile", *task],
         env={**os.environ, **ENVIRONMENT}, stdout=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
+    if child.returncode:
+        raise SystemExit(f"the profile of our recipe's steps failed: exit code {child.returncode}")
     for line in child.stdout.splitlines():
         if line.startswith(MARK):
             yield tuple(json.loads(line.removeprefix(MARK)))

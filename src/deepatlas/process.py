@@ -28,7 +28,9 @@ def prepare_environment() -> None:
 def keep_freed_memory() -> None:
     """Let this process keep what it frees for its next allocations, where the C library is glibc's.
 
-    For training, whose steps are alike; memory grows to the peak of a step and stays there.
+    For a command that trains, whose steps are alike: memory grows to the peak of a step and stays
+    there. It holds for the whole process and cannot be taken back, so no function of the library
+    does it by itself.
     """
     if not sys.platform.startswith("linux"):
         return

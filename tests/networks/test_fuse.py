@@ -121,6 +121,8 @@ def test_without_kernels_it_is_its_parts() -> None:
         nn.Sequential(nn.GroupNorm(1, 3), nn.ReLU()),
         nn.Sequential(nn.BatchNorm3d(3), nn.ELU()),
         nn.Sequential(nn.ReLU(), nn.BatchNorm3d(3)),
+        type("Own", (nn.Sequential,), {})(nn.BatchNorm3d(3), nn.ReLU()),
+        nn.Sequential(nn.BatchNorm3d(3), type("Own", (nn.ReLU,), {})()),
     ],
     ids=str,
 )

@@ -190,6 +190,8 @@ def test_a_part_of_another_kind_does_not_inherit_fields(tmp_path: Path) -> None:
     assert load_recipe("weak", config=path).networks["registration"] == wanted
     by_keys = {"networks.registration.kind": other, "networks.registration.channels": [4, 8]}
     assert load_recipe("weak", overrides=by_keys).networks["registration"] == wanted
+    backwards = dict(reversed(by_keys.items()))
+    assert load_recipe("weak", overrides=backwards).networks["registration"] == wanted
     same = load_recipe("weak", overrides={"networks.registration.kind": "voxelmorph"})
     assert to_tree(same) == to_tree(load_recipe("weak"))
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from deepatlas.cli import console, options
+from deepatlas.process import keep_freed_memory
 
 
 def add(subparsers: options.Subparsers) -> None:
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
     """Train, and say where the run lies."""
     from deepatlas import api
 
+    keep_freed_memory()
     with console.progress() as progress:
         result = api.train(
             args.cohort,

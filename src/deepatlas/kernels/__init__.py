@@ -7,6 +7,7 @@ threads. Where numba is missing, on other devices and in other types the plain f
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -47,6 +48,10 @@ def usable(*tensors: Tensor, half: bool = False) -> bool:
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="deepatlas-kernel")
+
+
+if hasattr(os, "register_at_fork"):  # threads are not in the copy of a process
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def in_parts(kernel: Callable[..., Any], count: int, *arguments: Any) -> list[Any]:

@@ -18,6 +18,8 @@ from deepatlas.kernels import normalise
 
 _BATCH = (nn.BatchNorm2d, nn.BatchNorm3d)
 _INSTANCE = (nn.InstanceNorm2d, nn.InstanceNorm3d)
+_ACTIVATIONS = (nn.PReLU, nn.LeakyReLU, nn.ReLU)
+_MONAI = ("ADN", "monai")
 
 
 class NormDropActivation(nn.Sequential):
@@ -61,9 +63,14 @@ def fuse(network: nn.Module) -> nn.Module:
 
 
 def _runs_in_order(module: nn.Module) -> bool:
-    """Whether it does nothing but call its parts one after the other."""
-    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-    return getattr(type(module), "forward", None) is nn.Sequential.forward and not hooks
+    """Whether calling it is calling its parts one after the other."""
+    kind = type(module)
+    plain = kind is nn.Sequential or (kind.__name__, kind.__module__.split(".")[0]) == _MONAI
+    hooks = any(
+        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks
+        for part in module.modules()
+    )
+    return plain and not hooks
 
 
 def _fits(parts: list[nn.Module]) -> bool:
@@ -71,13 +78,13 @@ def _fits(parts: list[nn.Module]) -> bool:
     if len(parts) not in (2, 3):
         return False
     norm, activation = parts[0], parts[-1]
+    if type(norm) not in (*_BATCH, *_INSTANCE) or type(activation) not in _ACTIVATIONS:
+        return False
     follows = isinstance(norm, _BATCH) and norm.track_running_stats and norm.momentum is not None
     known = follows or (isinstance(norm, _INSTANCE) and not norm.track_running_stats)
     dropout = all(type(part) is nn.Dropout and part.p < 1 for part in parts[1:-1])
     one_slope = not isinstance(activation, nn.PReLU) or activation.num_parameters == 1
-    return known and dropout and one_slope and isinstance(
-        activation, nn.PReLU | nn.LeakyReLU | nn.ReLU
-    )  # fmt: skip
+    return known and dropout and one_slope
 
 
 def _slope(activation: Any) -> Tensor | float:

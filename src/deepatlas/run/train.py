@@ -27,7 +27,6 @@ from deepatlas.io.subject import Cohort
 from deepatlas.networks.recompute import make_recompute
 from deepatlas.networks.registration import build_registration
 from deepatlas.networks.segmentation import build_segmentation
-from deepatlas.process import keep_freed_memory
 from deepatlas.run.changes import content_of, refuse_other_content, refuse_other_settings
 from deepatlas.run.environment import describe_environment
 from deepatlas.run.folder import RunFolder
@@ -100,7 +99,6 @@ def train(
     Stopped : SIGTERM or Ctrl-C came; a checkpoint has been saved.
     """
     use_threads(threads)
-    keep_freed_memory()
     job, start = _resolve(
         cohort, out, recipe=recipe, config=config, overrides=overrides, labelled=labelled,
         label_groups=label_groups, annotated=annotated, split=split, init=init, seed=seed,

@@ -213,7 +213,7 @@ def load_recipe(
     tree = yaml.safe_load(source.read_text(encoding="utf-8"))
     if config is not None:
         tree = _merge(tree, _read_yaml(config))
-    for key, value in (overrides or {}).items():
+    for key, value in sorted((overrides or {}).items(), key=_outer_first):
         _set(tree, key, value)
     return parse_recipe(tree, what=str(config or f"recipe {name}"))
 
@@ -296,6 +296,12 @@ def _merge(base: Any, top: Any) -> Any:
 
 def _other_kind(base: Mapping[str, Any], top: Mapping[str, Any]) -> bool:
     return "kind" in base and "kind" in top and base["kind"] != top["kind"]
+
+
+def _outer_first(override: tuple[str, Any]) -> tuple[int, bool]:
+    """Order of single settings: the outer before the inner, a part's kind before its fields."""
+    *path, last = override[0].split(".")
+    return len(path), last != "kind"
 
 
 def _set(tree: Any, key: str, value: Any) -> None:

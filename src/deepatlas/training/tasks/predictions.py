@@ -17,8 +17,9 @@ class Predictions:
     ----------
     network : image (N, 1, *S) to logits (N, classes, *S).
     frozen : the network does not change while this object lives: what it said of a scan is kept,
-        without loss, up to `KEPT_BYTES`. It is asked one scan at a time, so that its answer does
-        not depend on those that were drawn together, and a resumed run gets the same.
+        without loss, in main memory and up to `KEPT_BYTES`. It is asked one scan at a time, so
+        that its answer does not depend on those that were drawn together, and a resumed run gets
+        the same.
     """
 
     def __init__(self, network: nn.Module, *, frozen: bool) -> None:
@@ -38,7 +39,7 @@ class Predictions:
 
     def _of(self, image: Tensor, name: str) -> Tensor:
         if name in self._kept:
-            return self._kept[name]
+            return self._kept[name].to(image.device)
         logits: Tensor = self.network(image[None])[0]
         half = logits.bfloat16()
         if torch.equal(half.float(), logits):  # as autocast gives them
@@ -46,5 +47,5 @@ class Predictions:
         size = logits.numel() * logits.element_size()
         if size <= self._room:
             self._room -= size
-            self._kept[name] = logits
+            self._kept[name] = logits.cpu()
         return logits
