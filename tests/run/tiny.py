@@ -54,6 +54,7 @@ def write_split(path: Path, **parts: list[str]) -> Path:
 def overrides(recipe: str, **more: Any) -> dict[str, Any]:
     """Small networks, 12 deterministic steps, a checkpoint at the end; `__` stands for a dot."""
     names = [ONE_NETWORK[recipe]] if recipe in ONE_NETWORK else list(SMALL)
+    names = [name for name in names if f"networks__{name}" not in more]
     small = {f"networks.{n}.{key}": value for n in names for key, value in SMALL[n].items()}
     training = {"steps": 12, "validations": 2, "deterministic": True, "checkpoint_minutes": 60.0}
     return {
