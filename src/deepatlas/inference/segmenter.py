@@ -15,7 +15,7 @@ from deepatlas.data.labels import class_dtype
 from deepatlas.data.plan import Plan
 from deepatlas.data.prepare import PreparedScan
 from deepatlas.inference import memory
-from deepatlas.inference.memory import PROBE, Room, by
+from deepatlas.inference.memory import Room, by
 from deepatlas.inference.native import classes_of, most_probable, nearest_classes, share_voxels
 from deepatlas.inference.window import Tiles, blended, choose_tiles
 from deepatlas.networks.blocks import to_channels_last
@@ -43,7 +43,8 @@ class Segmenter:
 
     Parameters
     ----------
-    network : image (1, 1, *S) to logits (1, C, *S).
+    network : image (1, 1, *S) to logits (1, C, *S). One that does not work on small inputs (of one
+        fixed size, for example) is used in one pass, and what it takes is not counted.
     half : compute in bfloat16.
     room : the memory there is; measured anew once the network is loaded.
     """
@@ -54,21 +55,29 @@ class Segmenter:
         self.network, self.plan, self.device, self.half = network, plan, device, half
         self.room = room
         self.slabs = hasattr(network, "in_slabs") and len(getattr(network, "up", ())) > 0
-        self.each = memory.held(lambda small: self.probabilities(torch.zeros(small)), plan.shape)
+        self.cost = memory.held(
+            lambda small: self.probabilities(torch.zeros(small)),
+            plan.shape,
+            memory.multiple_of(network),
+        )
         room.measure()
 
     @cached_property
     def slab_bytes(self) -> tuple[float, float]:
-        """For each voxel of the grid, and for each of a slab, of which two sizes are tried."""
-        shape = self.plan.shape
-        size = min(shape[0], PROBE)
+        """On the grid, beside slabs, and in one slab of all its rows; two sizes are tried."""
+        shape, multiple = self.plan.shape, memory.multiple_of(self.network)
+        size = memory.probe_shape(shape, multiple)[0]
         thin = min(_FEW, size)
         few, many = (
-            memory.held(lambda small, r=rows: self.by_slabs(torch.zeros(small), r), shape)
+            memory.held(lambda small, r=rows: self.by_slabs(torch.zeros(small), r), shape, multiple)
             for rows in (thin, size)
         )
-        in_slab = max(0.0, (many - few) * size / max(size - thin, 1))
-        return max(0.0, few - in_slab * thin / size), in_slab
+        if few is None or many is None:
+            return math.inf, 0.0
+        voxels = memory.padded_voxels(self.network, shape)
+        least, most = few(voxels), many(voxels)
+        in_slab = max(0.0, most - least) * size / max(size - thin, 1)
+        return max(0.0, least - in_slab * thin / size), in_slab
 
     def logits(self, image: Tensor) -> Tensor:
         """(1, C, *S) float32, channels last."""
@@ -121,18 +130,22 @@ class Segmenter:
         It depends on the limit and the sizes, not on what else is being done just now, so that
         results do not either.
         """
+        shape = tuple(self.plan.shape)
+        what = f"{path}: segmenting its {voxels} voxels on a grid of {by(shape)}"
+        if self.cost is None:  # how it grows is not known, nor whether it works on tiles
+            self.room.refuse(what, self.need(None, voxels), _REMEDY)
+            return None
         if self._fits(None, voxels):
             return None
         if self.slabs:
             for rows in (_ROWS, _ROWS // 2, 8, 4, 2):
                 if rows < self.plan.shape[0] and self._fits(rows, voxels):
                     return rows
-        shape = tuple(self.plan.shape)
 
         def window(size: Sequence[int]) -> Tiles:
             return Tiles(shape, tuple((0,) for _ in shape), tuple(size))
 
-        multiple = int(getattr(self.network, "multiple", 1))
+        multiple = memory.multiple_of(self.network)
         tiles = choose_tiles(
             shape,
             multiple=multiple,
@@ -141,7 +154,6 @@ class Segmenter:
         )
         if tiles is None:
             least = window([min(n, 2 * multiple) for n in shape])
-            what = f"{path}: segmenting its {voxels} voxels on a grid of {by(shape)}"
             self.room.refuse(what, self.need(least, voxels), _REMEDY)
             raise self.room.too_little(what, self._on_network(least), _REMEDY)
         return tiles
@@ -159,12 +171,11 @@ class Segmenter:
     def _on_network(self, way: Way) -> float:
         shape = self.plan.shape
         if isinstance(way, int):
-            voxels = memory.padded_voxels(self.network, shape)
             beside, in_slab = self.slab_bytes
-            return memory.SLACK * voxels * (beside + in_slab * way / shape[0])
+            return memory.SLACK * (beside + in_slab * way / shape[0])
         if way is None:
-            return memory.for_network(self.each, self.network, shape)
-        return _KEPT * memory.for_network(self.each, self.network, way.size)
+            return memory.for_network(self.cost, self.network, shape)
+        return _KEPT * memory.for_network(self.cost, self.network, way.size)
 
     def _fits(self, way: Way, voxels: int) -> bool:
         if self.device.type != "cpu" and not self.room.on(self.device).fits(self._on_network(way)):

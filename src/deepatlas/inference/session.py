@@ -119,11 +119,15 @@ class Session:
 
     @cached_property
     def _registration_bytes(self) -> float:
-        """What the registration network, and the field it gives, take on the working grid."""
+        """What the registration network and its field take on the grid; 0 where not known."""
         network, shape = self._registration, self.plan.shape
-        each = memory.held(lambda small: self._deformed(*torch.zeros(2, *small)), shape)
+        cost = memory.held(
+            lambda small: self._deformed(*torch.zeros(2, *small)),
+            shape,
+            memory.multiple_of(network),
+        )
         self.room.measure()
-        return memory.for_network(each, network, shape)
+        return memory.for_network(cost, network, shape)
 
     def _deformed(self, moving: Tensor, fixed: Tensor) -> Tensor:
         with half_precision(self.device, self.half):
