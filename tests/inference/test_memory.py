@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +21,27 @@ sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves
 from test_session import PLANS, SMALL, VALUES, importable, make_run, oblique, write_scan
 
 from deepatlas.compute import half_pays, in_words, parse_memory, used_memory
+from deepatlas.data.intensity import match
 from deepatlas.data.plan import Plan
 from deepatlas.errors import BadInput
 from deepatlas.inference.chain import warp
-from deepatlas.inference.memory import Cost, Room, _Live, held
-from deepatlas.inference.register import register
+from deepatlas.inference.memory import Cost, Room, _Live, for_field, for_inverse, held, to_read
+from deepatlas.inference.register import register, write_registration
 from deepatlas.inference.segment import segment
 from deepatlas.inference.session import Session
 from deepatlas.io.images import read_labels, write_image
 from deepatlas.io.transforms import write_transform
 from deepatlas.networks.segmentation import build_segmentation
 from deepatlas.run.folder import RunFolder
-from deepatlas.spatial.geometry import Geometry, Volume
-from deepatlas.spatial.transform import Affine
+from deepatlas.spatial.geometry import SLAB_POINTS, Geometry, Volume
+from deepatlas.spatial.transform import (
+    FADE_VOXELS,
+    Affine,
+    Composite,
+    DisplacementField,
+    Transform,
+    fade_margin,
+)
 from deepatlas.training.recipe import load_recipe
 
 __all__ = ["importable"]  # a fixture
@@ -208,12 +217,12 @@ def test_slabs_give_what_one_pass_gives(spacing: float, tmp_path: Path) -> None:
     session = Session(run)
     session.half = False  # of which rounding is the least
     whole = session.segment(path).data
-    segmenter, voxels = session._segmenter, whole.numel()
+    segmenter, shape = session._segmenter, whole.shape
     segmenter.cost = Cost(((0.0, 1e6),))
     beside, in_slab = segmenter.slab_bytes
     segmenter.slab_bytes = (beside, 1000 * in_slab)
-    session.room.total = math.ceil(segmenter.need(4, voxels))
-    assert segmenter.way(path, voxels) == 4
+    session.room.total = math.ceil(segmenter.need(4, shape))
+    assert segmenter.way(path, shape) == 4
     found = session.segment(path).data
     assert len(whole.unique()) == 3
     assert (found != whole).float().mean() < 1e-3
@@ -229,7 +238,7 @@ def test_a_window_is_the_last_resort_and_is_said(
     whole = session.segment(path).data
     segmenter = session._segmenter
     segmenter.cost, segmenter.network.multiple = Cost(((0.0, 3e5),)), 4
-    session.room.total = math.ceil(segmenter.need(None, whole.numel()) * 0.8)
+    session.room.total = math.ceil(segmenter.need(None, whole.shape) * 0.8)
     assert torch.equal(session.segment(path).data, whole)
     assert re.search(r"scan\.nii\.gz: .* in \d+ tiles of \d+ x \d+ x \d+ voxels", caplog.text)
 
@@ -266,6 +275,58 @@ def test_files_of_a_pair_are_the_same_one_after_another(tmp_path: Path) -> None:
     kept = register(run, **pair, out=tmp_path / "kept", write="all", max_memory=tight)
     for one, other in zip(free.files, kept.files, strict=True):
         assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_an_inverse_and_a_faded_field_take_what_is_counted(ndim: int) -> None:
+    """Also where the field is large at its border, so that its margin is wide."""
+    torch.manual_seed(0)
+    grid = Geometry.axis_aligned((40, 44, 36)[:ndim], (1.0, 1.5, 2.0)[:ndim])
+    mode = "bilinear" if ndim == 2 else "trilinear"
+    coarse = 4 * torch.randn(1, ndim, *[4] * ndim)
+    steps = nn.functional.interpolate(coarse, grid.shape, mode=mode, align_corners=True)[0]
+    margin = fade_margin(steps)
+    assert margin > FADE_VOXELS
+    with _Live() as live:
+        field = DisplacementField.faded(steps, grid)
+    assert field.geometry.same_as(grid.padded(margin))
+    assert for_field(grid.shape) < max(live.history) < for_field(grid.shape, margin)
+    whole = Composite([Affine.identity(ndim), DisplacementField(steps, grid)])
+    with _Live() as live:
+        whole.inverse()
+    assert 0.8 * for_inverse(whole) < max(live.history) < for_inverse(whole)
+
+
+def test_too_little_for_the_inverse(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii.gz"
+    write_scan(path, oblique(3))
+    steps = torch.full((3, 40, 40, 40), 3.0)
+    steps[:, 0, 0, 0] = 0
+    whole = DisplacementField(steps, Geometry.axis_aligned((40,) * 3, (1.0,) * 3))
+    need = for_inverse(whole)
+    assert need > 1e7
+
+    def find() -> tuple[Transform, Transform]:
+        return whole, Affine.identity(3)
+
+    given = {"moving": path, "fixed": path, "out": tmp_path / "out", "write": "all"}
+    with pytest.raises(BadInput, match=r"inverting the map needs about .*--write all"):
+        write_registration(find, **given, max_memory=used_memory() + (100 << 20) + int(need / 2))
+    assert not (tmp_path / "out").exists()
+
+
+def test_reading_counts_the_histogram_and_planes_of_many_points(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii.gz"
+    write_scan(path, oblique(3))
+    voxels, grid = math.prod(oblique(3).shape), PLANS[3].shape
+    assert to_read(path, grid, matched=True) - to_read(path, grid) == 15 * voxels
+    assert to_read(path, (2, 1024, 1024)) - to_read(path, grid) == 320 * (1024**2 - SLAB_POINTS)
+    image = torch.rand(60, 60, 60)
+    tracemalloc.start()
+    match(image, [n / 20 for n in range(1, 20)])
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < (28 - 4 - 4) * image.numel()  # the scan itself, as read and as scaled, aside
 
 
 def test_half_precision_is_used_where_the_device_has_it(tmp_path: Path) -> None:

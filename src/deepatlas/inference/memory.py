@@ -9,9 +9,10 @@ convolution on the way up 48 channels as parts and as one) or, with many classes
 in both types); in slabs of few rows about 60 + 2 C.
 
 Of a scan with n voxels (b bytes each in the file, v as read) are counted: for reading the larger of
-unpacking it (2 b n), of converting it ((b + v + 4) n) and of scaling it (13 n), or of aligning it
-(32 n); for a label map on its grid 1 or 2 bytes for classes, those of the written type twice.
-Sampling is done in slabs, so what it needs besides is constant (`SLAB`).
+unpacking it (2 b n), of converting it ((b + v + 4) n) and of scaling it (13 n), of matching its
+histogram (28 n) or of aligning it (32 n); for a label map on its grid 1 or 2 bytes for classes,
+those of the written type twice. Sampling is done in slabs, so what it needs besides is nearly
+constant (`slab`).
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from torch.utils._pytree import tree_leaves
 
 from deepatlas.compute import free_memory, in_words, parse_memory, used_memory
 from deepatlas.errors import BadInput
-from deepatlas.io.header import space_shape
+from deepatlas.io.header import scaling, space_shape
 from deepatlas.io.images import read_header
-from deepatlas.spatial.geometry import SLAB_POINTS as POINTS
-from deepatlas.spatial.transform import FADE_VOXELS
+from deepatlas.spatial.geometry import SLAB_POINTS
+from deepatlas.spatial.transform import FADE_VOXELS, DisplacementField, Transform
 
-SLAB = 40 << 20  # of the sampling of one slab
+_POINT = 320  # of the sampling of one point
 _LATER = 100 << 20  # of libraries that are loaded at their first use, and of freed bits and pieces
 _SPARE = 0.8  # of the free memory that is used where no limit is given
 SLACK = 1.1  # what convolutions and the allocator take besides tensors
@@ -109,22 +110,24 @@ class Room:
                 self._changed.notify_all()
 
 
-def to_read(path: Path, *, aligned: bool) -> float:
-    """Bytes that reading and preparing a scan takes at most, from its header.
+def to_read(
+    path: Path, onto: Sequence[int], *, aligned: bool = False, matched: bool = False
+) -> float:
+    """Bytes that reading a scan and putting it on a grid takes at most, from its header.
 
     Parameters
     ----------
+    onto : the shape of the grid.
     aligned : by its image.
+    matched : to a histogram.
     """
     header = read_header(path)
     voxels = math.prod(space_shape(header) or (0,))
     stored = header.get_data_dtype().itemsize
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    scaled = math.isfinite(slope) and slope != 0 and (slope, intercept) != (1.0, 0.0)
-    read = 8 if scaled else stored
+    read = 8 if scaling(header) else stored
     packed = sum(p.stat().st_size for p in (path.iterdir() if path.is_dir() else [path]))
-    each = max(2 * stored, stored + read + 4, 32 if aligned else 13)
-    return packed + voxels * each + SLAB
+    each = max(2 * stored, stored + read + 4, 32 if aligned else 28 if matched else 13)
+    return packed + voxels * each + slab(onto)
 
 
 def to_write(voxels: int, itemsize: int) -> float:
@@ -248,12 +251,29 @@ def for_network(cost: Cost | None, network: nn.Module, shape: Sequence[int]) -> 
     return 0.0 if cost is None else SLACK * cost(padded_voxels(network, shape))
 
 
-def sampling(channels: int) -> float:
-    """Bytes for the sampling of a slab of so many maps."""
-    return SLAB + 8.0 * channels * POINTS
+def slab(shape: Sequence[int]) -> float:
+    """Bytes for the sampling of one slab of a grid: of some points, and of at least one plane."""
+    return _POINT * _points(shape)
 
 
-def for_field(shape: Sequence[int]) -> float:
+def sampling(channels: int, shape: Sequence[int]) -> float:
+    """Bytes for the sampling of one slab of so many maps."""
+    return (_POINT + 8.0 * channels) * _points(shape)
+
+
+def _points(shape: Sequence[int]) -> int:
+    return max(SLAB_POINTS, math.prod(shape[1:]))
+
+
+def for_field(shape: Sequence[int], margin: int = FADE_VOXELS) -> float:
     """Bytes for a displacement on a grid, and for fading it beyond (`DisplacementField.faded`)."""
-    wide = math.prod(n + 2 * FADE_VOXELS for n in shape)
+    wide = math.prod(n + 2 * margin for n in shape)
     return 4.0 * len(shape) * math.prod(shape) + (8.0 * len(shape) + 12) * wide
+
+
+def for_inverse(transform: Transform) -> float:
+    """Bytes for the inverse of a map, whose size only its displacements tell (`invert`)."""
+    fields = [part for part in transform.parts() if isinstance(part, DisplacementField)]
+    return max(
+        (36.0 * (field.ndim + 1) * float(field.reach()[1].prod()) for field in fields), default=0.0
+    )

@@ -105,9 +105,9 @@ class Segmenter:
         BadInput : a scan for which there is not enough memory whatever is done; `path` is named.
         """
         native, grid = scan.preparation.native, self.plan.geometry
-        voxels, back = math.prod(native.shape), scan.preparation.transform.inverse()
-        image, way = scan.image[None], self.way(path, voxels)
-        with self.room.taking(self.need(way, voxels)):
+        back, image = scan.preparation.transform.inverse(), scan.image[None]
+        way = self.way(path, native.shape)
+        with self.room.taking(self.need(way, native.shape)):
             if way is None and share_voxels(native, grid, back):
                 best = classes_of(self.logits(image)[0].argmax(dim=0), self.plan.classes)
                 return nearest_classes(best, grid, native, back)
@@ -124,22 +124,22 @@ class Segmenter:
                 maps = self.by_slabs(image, way)
             return most_probable(maps, grid, native, back)
 
-    def way(self, path: Path, voxels: int) -> Way:
-        """How a scan of so many voxels is segmented.
+    def way(self, path: Path, native: Sequence[int]) -> Way:
+        """How a scan of this shape is segmented.
 
         It depends on the limit and the sizes, not on what else is being done just now, so that
         results do not either.
         """
         shape = tuple(self.plan.shape)
-        what = f"{path}: segmenting its {voxels} voxels on a grid of {by(shape)}"
+        what = f"{path}: segmenting its {by(native)} voxels on a grid of {by(shape)}"
         if self.cost is None:  # how it grows is not known, nor whether it works on tiles
-            self.room.refuse(what, self.need(None, voxels), _REMEDY)
+            self.room.refuse(what, self.need(None, native), _REMEDY)
             return None
-        if self._fits(None, voxels):
+        if self._fits(None, native):
             return None
         if self.slabs:
             for rows in (_ROWS, _ROWS // 2, 8, 4, 2):
-                if rows < self.plan.shape[0] and self._fits(rows, voxels):
+                if rows < self.plan.shape[0] and self._fits(rows, native):
                     return rows
 
         def window(size: Sequence[int]) -> Tiles:
@@ -150,23 +150,24 @@ class Segmenter:
             shape,
             multiple=multiple,
             reach=int(getattr(self.network, "reach", _REACH)),
-            fits=lambda size: tuple(size) != shape and self._fits(window(size), voxels),
+            fits=lambda size: tuple(size) != shape and self._fits(window(size), native),
         )
         if tiles is None:
             least = window([min(n, 2 * multiple) for n in shape])
-            self.room.refuse(what, self.need(least, voxels), _REMEDY)
+            self.room.refuse(what, self.need(least, native), _REMEDY)
             raise self.room.too_little(what, self._on_network(least), _REMEDY)
         return tiles
 
-    def need(self, way: Way, voxels: int) -> float:
-        """Bytes of the machine's memory for a scan of so many voxels."""
+    def need(self, way: Way, native: Sequence[int]) -> float:
+        """Bytes of the machine's memory for a scan of this shape."""
         grid, classes = math.prod(self.plan.shape), self.plan.classes
         maps = (4.0 if way is None else 2.0) * classes * grid
         network = self._on_network(way) if self.device.type == "cpu" else 0.0
         if isinstance(way, Tiles):
             network += maps
-        kept = class_dtype(classes - 1).itemsize * voxels
-        return max(network, maps + 12.0 * grid + kept + memory.sampling(classes)) + 8.0 * grid
+        kept = class_dtype(classes - 1).itemsize * math.prod(native)
+        beside = 12.0 * grid + kept + memory.sampling(classes, native)
+        return max(network, maps + beside) + 8.0 * grid
 
     def _on_network(self, way: Way) -> float:
         shape = self.plan.shape
@@ -177,10 +178,10 @@ class Segmenter:
             return memory.for_network(self.cost, self.network, shape)
         return _KEPT * memory.for_network(self.cost, self.network, way.size)
 
-    def _fits(self, way: Way, voxels: int) -> bool:
+    def _fits(self, way: Way, native: Sequence[int]) -> bool:
         if self.device.type != "cpu" and not self.room.on(self.device).fits(self._on_network(way)):
             return False
-        return self.room.fits(self.need(way, voxels))
+        return self.room.fits(self.need(way, native))
 
 
 def _softmax(logits: Tensor) -> Tensor:
