@@ -228,19 +228,22 @@ def test_slabs_give_what_one_pass_gives(spacing: float, tmp_path: Path) -> None:
     assert (found != whole).float().mean() < 1e-3
 
 
-def test_a_window_is_the_last_resort_and_is_said(
+def test_a_window_is_the_last_resort_and_is_asked_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A network of single voxels, to which tiles make no difference."""
+    """A network of single voxels, to which tiles make no difference; without a limit refused."""
     path = tmp_path / "scan.nii.gz"
     write_scan(path, oblique(3))
-    session = Session(make_run(tmp_path / "run", PLANS[3]))
+    session = Session(make_run(tmp_path / "run", PLANS[3]), max_memory="64GB")
     whole = session.segment(path).data
     segmenter = session._segmenter
     segmenter.cost, segmenter.network.multiple = Cost(((0.0, 3e5),)), 4
     session.room.total = math.ceil(segmenter.need(None, whole.shape) * 0.8)
     assert torch.equal(session.segment(path).data, whole)
     assert re.search(r"scan\.nii\.gz: .* in \d+ tiles of \d+ x \d+ x \d+ voxels", caplog.text)
+    session.room.limit = None
+    with pytest.raises(BadInput, match=r"scan\.nii\.gz: .* needs about .* say --max-memory SIZE"):
+        session.segment(path)
 
 
 def test_too_little_for_anything(tmp_path: Path) -> None:

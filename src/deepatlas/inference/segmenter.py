@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from deepatlas.data.labels import class_dtype
 from deepatlas.data.plan import Plan
 from deepatlas.data.prepare import PreparedScan
+from deepatlas.errors import BadInput
 from deepatlas.inference import memory
 from deepatlas.inference.memory import Room, by
 from deepatlas.inference.native import classes_of, most_probable, nearest_classes, share_voxels
@@ -22,6 +23,10 @@ from deepatlas.networks.blocks import to_channels_last
 
 Way = int | Tiles | None  # rows of slabs, tiles of a window, or None for one pass
 _REMEDY = "give it more, or train on a coarser or smaller grid (data.spacing_mm, data.shape)"
+_TILES = (
+    "free some, or say --max-memory SIZE (max_memory in Python): what does not fit into SIZE is "
+    "segmented in tiles, which is less exact"
+)
 _ROWS = 32  # of slabs, at most: more gain no time
 _REACH = 32  # of a network that does not say how far it looks
 _KEPT = 2.0  # times what a tile needs: of maps so small the allocator keeps some for the next tile
@@ -38,8 +43,9 @@ class Segmenter:
     """Class indices of prepared scans, on their own grids.
 
     One pass where there is memory for it. Else in slabs, where the network can (`in_slabs`): the
-    same result but for rounding. Else by a sliding window, whose result is not the same: a network
-    that normalises over its input and knows the borders of its grid sees others in a tile.
+    same result but for rounding. Else, where `room` has a limit that somebody gave, by a sliding
+    window, whose result is not the same: a network that normalises over its input and knows the
+    borders of its grid sees others in a tile.
 
     Parameters
     ----------
@@ -102,7 +108,8 @@ class Segmenter:
 
         Raises
         ------
-        BadInput : a scan for which there is not enough memory whatever is done; `path` is named.
+        BadInput : a scan for which there is not enough memory whatever is done, or without a limit
+            not enough for the exact result; `path` is named.
         """
         native, grid = scan.preparation.native, self.plan.geometry
         back, image = scan.preparation.transform.inverse(), scan.image[None]
@@ -145,6 +152,9 @@ class Segmenter:
         def window(size: Sequence[int]) -> Tiles:
             return Tiles(shape, tuple((0,) for _ in shape), tuple(size))
 
+        if self.room.limit is None:  # a worse result is for the user to choose
+            exact = 2 if self.slabs else None
+            raise self._too_little(what, exact, native, _TILES)
         multiple = memory.multiple_of(self.network)
         tiles = choose_tiles(
             shape,
@@ -154,8 +164,7 @@ class Segmenter:
         )
         if tiles is None:
             least = window([min(n, 2 * multiple) for n in shape])
-            self.room.refuse(what, self.need(least, native), _REMEDY)
-            raise self.room.too_little(what, self._on_network(least), _REMEDY)
+            raise self._too_little(what, least, native, _REMEDY)
         return tiles
 
     def need(self, way: Way, native: Sequence[int]) -> float:
@@ -177,6 +186,13 @@ class Segmenter:
         if way is None:
             return memory.for_network(self.cost, self.network, shape)
         return _KEPT * memory.for_network(self.cost, self.network, way.size)
+
+    def _too_little(self, what: str, way: Way, native: Sequence[int], remedy: str) -> BadInput:
+        """What says that a way does not fit, into the machine's memory or the device's."""
+        room, size = self.room, self.need(way, native)
+        if self.device.type != "cpu" and room.fits(size):
+            room, size = room.on(self.device), self._on_network(way)
+        return room.too_little(what, size, remedy)
 
     def _fits(self, way: Way, native: Sequence[int]) -> bool:
         if self.device.type != "cpu" and not self.room.on(self.device).fits(self._on_network(way)):
