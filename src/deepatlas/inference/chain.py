@@ -200,7 +200,8 @@ def warp(
     onto : the fixed scan, whose grid images and labels get.
     inverse : use the inverse of the whole chain; then points come from the moving scan.
     axes : of the landmarks' file.
-    max_memory : bytes that the process may reach, "8GB" for example; None for most of what is free.
+    max_memory : bytes that the process aims to stay below, "8GB" for example; None for most of
+        what is free.
 
     Raises
     ------

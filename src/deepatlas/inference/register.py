@@ -135,8 +135,8 @@ def write_registration(
     write : "main", or "all" for the inverse and for both maps as one field on the grid of the scan
         they start from.
     keep_dtype : write the moved image in the moving scan's type; integers are rounded and clipped.
-    max_memory : bytes that the process may reach, see `Session`; files are written side by side as
-        far as it allows.
+    max_memory : bytes that the process aims to stay below, see `Session`; files are written side by
+        side as far as it allows.
 
     Raises
     ------

@@ -36,8 +36,9 @@ class Session:
     ----------
     run : a finished run.
     device : where the networks work.
-    max_memory : bytes that this process, and what it takes on a GPU, may each reach, "8GB" for
-        example; None for most of what is free.
+    max_memory : bytes that this process, and what it takes on a GPU, each aim to stay below, "8GB"
+        for example; what does not fit is then segmented in tiles, which is less exact. None for
+        most of what is free, and no tiles.
     """
 
     def __init__(
