@@ -1,13 +1,20 @@
-"""Devices and threads by name."""
+"""Devices and threads by name, and how much memory there is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from deepatlas.compute import choose_device, deterministic, use_threads
+from deepatlas.compute import (
+    choose_device,
+    deterministic,
+    free_in_group,
+    free_memory,
+    use_threads,
+)
 from deepatlas.errors import BadInput
 
 
@@ -71,3 +78,48 @@ def test_deterministic_algorithms_end_with_their_context(before: bool, wanted: b
         assert torch.are_deterministic_algorithms_enabled() == before
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+GIB = 1 << 30
+STAT = f"anon 5\ninactive_file {GIB}\nactive_file {GIB // 2}\n"
+GROUPS = {  # what stands below the root: (limit, used, memory.stat) of each group
+    "v2": ("0::/a/b\n", {"a/b": (4 * GIB, 3 * GIB, STAT), "a": ("max", 9 * GIB, STAT)}, 2.5),
+    "v2, the group around is tighter": (
+        "0::/a/b\n", {"a/b": (4 * GIB, 3 * GIB, STAT), "a": (9 * GIB, 8 * GIB, "")}, 1,
+    ),
+    "v2, the container's group is the root": (
+        "0::/../host/path\n", {"": (2 * GIB, GIB, STAT)}, 2.5
+    ),
+    "v2, over its limit": ("0::/\n", {"": (GIB, 2 * GIB, "")}, -1),
+    "v1": (
+        "5:cpu,cpuacct:/x\n4:memory:/a/b\n0::/\n",
+        {
+            "memory/a/b": (4 * GIB, 3 * GIB, f"total_inactive_file {GIB}\ninactive_file 7\n"),
+            "memory": (9223372036854771712, 9 * GIB, ""),
+        },
+        2,
+    ),
+    "v1, in a container": ("4:memory:/docker/1\n", {"memory": (4 * GIB, 3 * GIB, "")}, 1),
+    "no limit": ("0::/a\n", {"a": ("max", GIB, STAT)}, None),
+    "nothing": ("", {}, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_memory_left_by_the_limits_of_groups(name: str, tmp_path: Path) -> None:
+    said, groups, left = GROUPS[name]
+    (tmp_path / "cgroup").write_text(said)
+    for place, (limit, used, stat) in groups.items():
+        folder = tmp_path / "fs" / place
+        folder.mkdir(parents=True, exist_ok=True)
+        first = place.startswith("memory")
+        names = ("limit_in_bytes", "usage_in_bytes") if first else ("max", "current")
+        for end, text in zip((*names, "stat"), (limit, used, stat), strict=True):
+            (folder / f"memory.{end}").write_text(f"{text}\n")
+    found = free_in_group(tmp_path / "cgroup", tmp_path / "fs")
+    assert found == (None if left is None else left * GIB)
+
+
+def test_free_memory_is_known_without_groups(tmp_path: Path) -> None:
+    assert free_in_group(tmp_path / "none", tmp_path) is None
+    assert free_memory() > 0

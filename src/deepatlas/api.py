@@ -4,8 +4,9 @@ Nothing heavy is imported before a verb is called. A `run` is a run folder's pat
 A `progress` is called with what is being done, how much is done, how much there is to do and, in
 training, the line of the log. `device` is "auto", "cpu", "cuda" or "cuda:N"; `threads` are CPU
 threads, where None leaves torch's choice. `max_memory` ("8GB", or a number of bytes) is what the
-process, and what it takes on a GPU, may each reach; None takes most of what is free. What the user
-can mend raises `BadInput`.
+process, and what it takes on a GPU, each aim to stay below; what does not fit is then segmented in
+tiles, which is less exact. None takes most of what is free, and no tiles. What the user can mend
+raises `BadInput`.
 """
 
 from __future__ import annotations

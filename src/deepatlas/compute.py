@@ -6,6 +6,7 @@ import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -100,15 +101,69 @@ def used_memory() -> int:
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take, of the machine and of the limit of its group."""
+    """Bytes that this process may still take, of the machine and of the limits of its group."""
     import psutil
 
-    free = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")  # of a container or a batch system, in version 2
+    machine, group = int(psutil.virtual_memory().available), free_in_group()
+    return max(machine if group is None else min(machine, group), 0)
+
+
+def free_in_group(
+    proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> int | None:
+    """What the limits of a container or a batch system leave; None where there is no limit.
+
+    Files that the system keeps in memory count as free, for they give way. Limits hold for all
+    within a group, so those of the groups around count too (Linux, cgroup-v1/memory.rst and
+    cgroup-v2.rst).
+
+    Parameters
+    ----------
+    proc : the groups of this process.
+    root : where the groups are shown; in a container its own group is often the root.
+    """
+    found = []
+    for line in _lines(proc):
+        _, controllers, path = line.split(":", 2)
+        names = [part for part in path.split("/") if part not in ("", "..")]
+        for group in _GROUPS:
+            if group.controller in controllers.split(","):
+                tree = root / group.controller
+                found += [group.left(tree.joinpath(*names[:n])) for n in range(len(names) + 1)]
+    return min((left for left in found if left is not None), default=None)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The files that say what a group may take, takes, and which files of it are in memory."""
+
+    controller: str
+    limit: str
+    used: str
+    files: tuple[str, str]
+
+    def left(self, folder: Path) -> int | None:
+        """Bytes; None without a limit."""
+        try:
+            limit, used = (int((folder / name).read_text()) for name in (self.limit, self.used))
+        except (OSError, ValueError):  # no such group, or "max"
+            return None
+        said = dict(line.split(maxsplit=1) for line in _lines(folder / "memory.stat"))
+        return limit - used + sum(int(said.get(name, 0)) for name in self.files)
+
+
+_GROUPS = (
+    _Group("", "memory.max", "memory.current", ("inactive_file", "active_file")),
+    _Group(
+        "memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
+)  # fmt: skip
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file that have something in them; none where it cannot be read."""
     try:
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            free = min(free, int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
-    return max(free, 0)
+        return [line for line in path.read_text().splitlines() if line.strip()]
+    except OSError:
+        return []

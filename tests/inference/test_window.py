@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from deepatlas.inference import native as native_classes
 from deepatlas.inference.native import most_probable, share_voxels
 from deepatlas.inference.window import blended, choose_tiles
 from deepatlas.spatial.geometry import Geometry, Volume
@@ -114,3 +115,27 @@ def test_shared_voxels_are_seen(ndim: int) -> None:
     wider = there.affine.clone()
     wider[:, 0] *= 1.001
     assert not share_voxels(Geometry(there.shape, wider), grid, Affine.identity(ndim))
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_points_across_the_whole_grid_are_parted(
+    ndim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many points as of a slanted plane: no box of the maps is large, and nothing changes."""
+    torch.manual_seed(1)
+    maps = torch.rand(1, 4, *(30, 34, 18)[:ndim]).half()
+    last = torch.tensor(maps.shape[2:], dtype=torch.float64) - 1
+    index = torch.rand(4000, ndim, dtype=torch.float64) * last
+    whole = native_classes._interpolated(maps, index)
+    boxes, sample = [], native_classes.sample
+
+    def counted(image: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
+        boxes.append(image[0, 0].numel())
+        return sample(image, *args, **options)
+
+    monkeypatch.setattr(native_classes, "sample", counted)
+    monkeypatch.setattr(native_classes, "SLAB_POINTS", 200)
+    found = native_classes._interpolated(maps, index)
+    assert max(boxes) <= 200
+    assert len(boxes) < 4 * maps[0, 0].numel() / 200
+    assert (found != whole).float().mean() < 1e-3  # ties, by rounding

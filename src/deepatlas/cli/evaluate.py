@@ -48,7 +48,11 @@ def add(subparsers: options.Subparsers) -> None:
     options.add_label_rules(parser)
     options.add_out(parser, "gets scans.csv, pairs.csv and summary.json")
     options.add_compute(parser)
-    options.add_memory(parser)
+    options.add_memory(
+        parser,
+        "; with it, what does not fit is segmented in tiles, which is less exact; the score tables "
+        "are not counted",
+    )
 
 
 def run(args: argparse.Namespace) -> None:

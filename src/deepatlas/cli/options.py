@@ -55,12 +55,12 @@ def add_compute(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads")
 
 
-def add_memory(parser: argparse.ArgumentParser) -> None:
-    """--max-memory."""
+def add_memory(parser: argparse.ArgumentParser, note: str = "") -> None:
+    """--max-memory; the note says what it means for this command."""
     parser.add_argument(
         "--max-memory", metavar="SIZE",
-        help="what the process (and its share of a GPU) may take at most, such as 8GB or 800MB "
-        "(default: most of what is free)",
+        help="aim to stay below this, the process as its share of a GPU, such as 8GB or 800MB "
+        f"(default: most of what is free){note}",
     )  # fmt: skip
 
 

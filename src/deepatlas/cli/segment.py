@@ -23,7 +23,9 @@ def add(subparsers: options.Subparsers) -> None:
         "the images have BIDS names",
     )
     options.add_compute(parser)
-    options.add_memory(parser)
+    options.add_memory(
+        parser, "; with it, what does not fit is segmented in tiles, which is less exact"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

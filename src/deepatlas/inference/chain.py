@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from deepatlas.errors import BadInput
-from deepatlas.inference.memory import SLAB, Room, to_read
+from deepatlas.inference.memory import Room, to_read
 from deepatlas.io.header import say_if_forms_differ
 from deepatlas.io.images import (
     nifti_name,
@@ -200,7 +200,8 @@ def warp(
     onto : the fixed scan, whose grid images and labels get.
     inverse : use the inverse of the whole chain; then points come from the moving scan.
     axes : of the landmarks' file.
-    max_memory : bytes that the process may reach, "8GB" for example; None for most of what is free.
+    max_memory : bytes that the process aims to stay below, "8GB" for example; None for most of
+        what is free.
 
     Raises
     ------
@@ -228,7 +229,7 @@ def warp(
         assert onto is not None
         grid = read_geometry(onto)
         fit(links, grid.ndim, onto)
-        need = to_read(path, aligned=False) + 16.0 * math.prod(grid.shape) + SLAB
+        need = to_read(path, grid.shape) + 16.0 * math.prod(grid.shape)
         Room(max_memory).refuse(f"{path}: warping it", need, "give it more, or crop the scans")
         if path == image:
             volume = read_image(path)

@@ -1,16 +1,18 @@
 """How much memory a case takes, known before it starts, and what is done where it is too much.
 
 Bytes are counted, not guessed, wherever that is possible. What a network holds at once is measured
-on a small input, whose tensors are counted as they come and go (`held`); it grows with the number
-of voxels, since layers hold feature maps of the size of the grid or a fraction of it. For the
+on two small inputs, whose tensors are counted as they come and go (`held`); of each moment the part
+that grows does so with the number of voxels, since layers hold feature maps of the size of the grid
+or a fraction of it. A network that does not work on small inputs is not counted. For the
 default U-Net with C classes, in bfloat16, that is about 200 bytes a voxel (before its finest
 convolution on the way up 48 channels as parts and as one) or, with many classes, 6 C + 32 (logits
 in both types); in slabs of few rows about 60 + 2 C.
 
 Of a scan with n voxels (b bytes each in the file, v as read) are counted: for reading the larger of
-unpacking it (2 b n), of converting it ((b + v + 4) n) and of scaling it (13 n), or of aligning it
-(32 n); for a label map on its grid 1 or 2 bytes for classes, those of the written type twice.
-Sampling is done in slabs, so what it needs besides is constant (`SLAB`).
+unpacking it (2 b n), of converting it ((b + v + 4) n) and of scaling it (13 n), of matching its
+histogram (28 n) or of aligning it (32 n); for a label map on its grid 1 or 2 bytes for classes,
+those of the written type twice. Sampling is done in slabs, so what it needs besides is nearly
+constant (`slab`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +33,16 @@ from torch.utils._pytree import tree_leaves
 
 from deepatlas.compute import free_memory, in_words, parse_memory, used_memory
 from deepatlas.errors import BadInput
-from deepatlas.io.header import space_shape
+from deepatlas.io.header import scaling, space_shape
 from deepatlas.io.images import read_header
-from deepatlas.spatial.geometry import SLAB_POINTS as POINTS
-from deepatlas.spatial.transform import FADE_VOXELS
+from deepatlas.spatial.geometry import SLAB_POINTS
+from deepatlas.spatial.transform import FADE_VOXELS, DisplacementField, Transform
 
-SLAB = 40 << 20  # of the sampling of one slab
+_POINT = 320  # of the sampling of one point
 _LATER = 100 << 20  # of libraries that are loaded at their first use, and of freed bits and pieces
 _SPARE = 0.8  # of the free memory that is used where no limit is given
 SLACK = 1.1  # what convolutions and the allocator take besides tensors
-PROBE = 32  # voxels along each axis
+PROBE = 32  # voxels along each axis of a small input, and more where a network needs them
 
 
 class Room:
@@ -67,8 +70,9 @@ class Room:
     def on(self, device: torch.device) -> Room:
         """The room there is now in the memory of a GPU."""
         room = Room(self.limit)
-        free = int(_SPARE * torch.cuda.mem_get_info(device)[0])
         held = torch.cuda.memory_allocated(device)
+        kept = torch.cuda.memory_reserved(device) - held  # by torch, for the next tensors
+        free = int(_SPARE * (torch.cuda.mem_get_info(device)[0] + kept))
         room.total = free if self.limit is None else min(free, self.limit - held)
         return room
 
@@ -106,22 +110,24 @@ class Room:
                 self._changed.notify_all()
 
 
-def to_read(path: Path, *, aligned: bool) -> float:
-    """Bytes that reading and preparing a scan takes at most, from its header.
+def to_read(
+    path: Path, onto: Sequence[int], *, aligned: bool = False, matched: bool = False
+) -> float:
+    """Bytes that reading a scan and putting it on a grid takes at most, from its header.
 
     Parameters
     ----------
+    onto : the shape of the grid.
     aligned : by its image.
+    matched : to a histogram.
     """
     header = read_header(path)
     voxels = math.prod(space_shape(header) or (0,))
     stored = header.get_data_dtype().itemsize
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    scaled = math.isfinite(slope) and slope != 0 and (slope, intercept) != (1.0, 0.0)
-    read = 8 if scaled else stored
+    read = 8 if scaling(header) else stored
     packed = sum(p.stat().st_size for p in (path.iterdir() if path.is_dir() else [path]))
-    each = max(2 * stored, stored + read + 4, 32 if aligned else 13)
-    return packed + voxels * each + SLAB
+    each = max(2 * stored, stored + read + 4, 32 if aligned else 28 if matched else 13)
+    return packed + voxels * each + slab(onto)
 
 
 def to_write(voxels: int, itemsize: int) -> float:
@@ -130,11 +136,17 @@ def to_write(voxels: int, itemsize: int) -> float:
 
 
 class _Live(TorchDispatchMode):
-    """Counts the bytes of tensors made while it is on and not yet gone, and the most there were."""
+    """Counts the bytes of tensors made while it is on and not yet gone.
+
+    Attributes
+    ----------
+    history : how many there were after each new one.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.most = 0
+        self.now = 0
+        self.history: list[int] = []
         self._known: set[int] = set()
 
     def __torch_dispatch__(
@@ -148,7 +160,7 @@ class _Live(TorchDispatchMode):
             if (key := storage._cdata) not in self._known:
                 self._known.add(key)
                 self.now += storage.nbytes()
-                self.most = max(self.most, self.now)
+                self.history.append(self.now)
                 weakref.finalize(storage, self._gone, key, storage.nbytes())
         return out
 
@@ -157,19 +169,65 @@ class _Live(TorchDispatchMode):
         self.now -= size
 
 
-def held(run: Callable[..., Any], shape: Sequence[int]) -> float:
-    """Bytes that a function holds at once, for each voxel of its grid, inputs and result included.
+@dataclass(frozen=True)
+class Cost:
+    """Bytes that a function holds at once, by the voxels of its grid.
+
+    Parameters
+    ----------
+    moments : of each moment what it holds whatever the grid (weights in another type), and for
+        each voxel. Which of them is the fullest depends on the grid.
+    """
+
+    moments: tuple[tuple[float, float], ...]
+
+    def __call__(self, voxels: float) -> float:
+        return max((always + each * voxels for always, each in self.moments), default=0.0)
+
+
+def held(run: Callable[..., Any], shape: Sequence[int], multiple: int = 1) -> Cost | None:
+    """What a function holds, inputs and result included, measured on two small inputs.
+
+    None where it does not work on them (RuntimeError, ValueError, AssertionError or BadInput), as
+    a network whose input has one size only.
 
     Parameters
     ----------
     run : called with the shape (1, 1, *S) of a small input, in the precision of its later use.
-    shape : the grid; an axis shorter than the small input's keeps its size.
+    shape : the grid.
+    multiple : see `probe_shape`.
     """
-    small = [min(n, PROBE) for n in shape]
+    small = probe_shape(shape, multiple)
+    wide = (*small[:-1], 2 * small[-1])
+    try:
+        first, second = _history(run, small), _history(run, wide)
+    except (RuntimeError, ValueError, AssertionError, BadInput):
+        return None
+    few, many = math.prod(small), math.prod(wide)
+    if len(first) != len(second):  # it takes other steps on another size
+        peaks = max(first, default=0) / few, max(second, default=0) / many
+        return Cost(((0.0, max(peaks)),))
+    moments = set()
+    for here, there in zip(first, second, strict=True):
+        each = max(0, there - here) / (many - few)
+        moments.add((max(0.0, here - each * few), each))
+    return Cost(tuple(moments))
+
+
+def probe_shape(shape: Sequence[int], multiple: int) -> tuple[int, ...]:
+    """A small input for a network on this grid.
+
+    It has at least two voxels where the network is coarsest, since normalising over one fails.
+    """
+    least = (max(min(n, PROBE), 2 * multiple) for n in shape)
+    return tuple(n + -n % multiple for n in least)
+
+
+def _history(run: Callable[..., Any], shape: Sequence[int]) -> list[int]:
     with torch.inference_mode(), _Live() as live:
-        result = run((1, 1, *small))
+        result = run((1, 1, *shape))
         del result
-    return live.most / math.prod(small)
+    return live.history
 
 
 def by(shape: Sequence[int]) -> str:
@@ -177,23 +235,45 @@ def by(shape: Sequence[int]) -> str:
     return " x ".join(str(n) for n in shape)
 
 
+def multiple_of(network: nn.Module) -> int:
+    """What the size of a network's input must be a multiple of."""
+    return int(getattr(network, "multiple", 1))
+
+
 def padded_voxels(network: nn.Module, shape: Sequence[int]) -> int:
     """Voxels of a grid padded to what the network needs."""
-    multiple = int(getattr(network, "multiple", 1))
+    multiple = multiple_of(network)
     return math.prod(n + -n % multiple for n in shape)
 
 
-def for_network(each: float, network: nn.Module, shape: Sequence[int]) -> float:
-    """Bytes that a network takes on a grid."""
-    return SLACK * each * padded_voxels(network, shape)
+def for_network(cost: Cost | None, network: nn.Module, shape: Sequence[int]) -> float:
+    """Bytes that a network takes on a grid; 0 where that is not known."""
+    return 0.0 if cost is None else SLACK * cost(padded_voxels(network, shape))
 
 
-def sampling(channels: int) -> float:
-    """Bytes for the sampling of a slab of so many maps."""
-    return SLAB + 8.0 * channels * POINTS
+def slab(shape: Sequence[int]) -> float:
+    """Bytes for the sampling of one slab of a grid: of some points, and of at least one plane."""
+    return _POINT * _points(shape)
 
 
-def for_field(shape: Sequence[int]) -> float:
+def sampling(channels: int, shape: Sequence[int]) -> float:
+    """Bytes for the sampling of one slab of so many maps."""
+    return (_POINT + 8.0 * channels) * _points(shape)
+
+
+def _points(shape: Sequence[int]) -> int:
+    return max(SLAB_POINTS, math.prod(shape[1:]))
+
+
+def for_field(shape: Sequence[int], margin: int = FADE_VOXELS) -> float:
     """Bytes for a displacement on a grid, and for fading it beyond (`DisplacementField.faded`)."""
-    wide = math.prod(n + 2 * FADE_VOXELS for n in shape)
+    wide = math.prod(n + 2 * margin for n in shape)
     return 4.0 * len(shape) * math.prod(shape) + (8.0 * len(shape) + 12) * wide
+
+
+def for_inverse(transform: Transform) -> float:
+    """Bytes for the inverse of a map, whose size only its displacements tell (`invert`)."""
+    fields = [part for part in transform.parts() if isinstance(part, DisplacementField)]
+    return max(
+        (36.0 * (field.ndim + 1) * float(field.reach()[1].prod()) for field in fields), default=0.0
+    )

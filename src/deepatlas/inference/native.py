@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from deepatlas.data.labels import class_dtype
-from deepatlas.spatial.geometry import Geometry, Volume
+from deepatlas.spatial.geometry import SLAB_POINTS, Geometry, Volume
 from deepatlas.spatial.grid import sample
 from deepatlas.spatial.transform import COINCIDE_VOXELS, Affine, resample
 
@@ -71,11 +71,22 @@ def _cells(classes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _interpolated(maps: Tensor, index: Tensor) -> Tensor:
-    """The class of the greatest probability at points (n, d) within the grid."""
+    """The class of the greatest probability at points (n, d) within the grid.
+
+    Points around which too much of the grid lies, as of a plane across it, are parted.
+    """
     if not len(index):
-        return index.new_empty(0)
+        return index.new_empty(0, dtype=torch.long)
     d = index.shape[1]
     first, last = index.amin(dim=0).floor(), index.amax(dim=0).ceil() + 1
+    size = last - first
+    if size.prod() > SLAB_POINTS:
+        axis = int(size.argmax())
+        below = index[:, axis] < first[axis] + size[axis] // 2
+        found = torch.empty(len(index), dtype=torch.long)
+        for part in (below, ~below):
+            found[part] = _interpolated(maps, index[part])
+        return found
     rows = [slice(int(a), int(b)) for a, b in zip(first, last, strict=True)]
     box = (slice(None), slice(None), *rows)
     places = (index - first).float().T.reshape(1, d, -1, *[1] * (d - 1))

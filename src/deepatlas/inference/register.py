@@ -15,11 +15,12 @@ import numpy as np
 import torch
 
 from deepatlas.errors import BadInput
+from deepatlas.inference import memory
 from deepatlas.inference.chain import RECORD
-from deepatlas.inference.memory import SLAB, Room
+from deepatlas.inference.memory import Room
 from deepatlas.inference.session import Session
 from deepatlas.io.atomic import write_json
-from deepatlas.io.header import say_if_forms_differ
+from deepatlas.io.header import say_if_forms_differ, scaling
 from deepatlas.io.images import (
     read_content,
     read_geometry,
@@ -32,7 +33,7 @@ from deepatlas.io.images import (
 from deepatlas.io.paths import refuse_overwriting
 from deepatlas.io.transforms import write_displacement, write_transform
 from deepatlas.run.folder import RunFolder
-from deepatlas.spatial.geometry import Geometry, Volume
+from deepatlas.spatial.geometry import Geometry
 from deepatlas.spatial.transform import Affine, Composite, DisplacementField, Transform, resample
 
 MOVED, MOVED_LABELS = "moved.nii.gz", "moved_labels.nii.gz"
@@ -134,8 +135,8 @@ def write_registration(
     write : "main", or "all" for the inverse and for both maps as one field on the grid of the scan
         they start from.
     keep_dtype : write the moved image in the moving scan's type; integers are rounded and clipped.
-    max_memory : bytes that the process may reach, see `Session`; files are written side by side as
-        far as it allows.
+    max_memory : bytes that the process aims to stay below, see `Session`; files are written side by
+        side as far as it allows.
 
     Raises
     ------
@@ -177,11 +178,18 @@ def write_registration(
     work: dict[str, Callable[[], None]] = {MOVED: write_moved}
     if labels is not None:
         work[MOVED_LABELS] = write_moved_labels
+    room = Room(max_memory)
+    if write == "all":
+        need = memory.for_inverse(transform)
+        room.refuse(f"{out}: inverting the map", need, "give it more, or leave out --write all")
     work |= _maps(out, transform, affine, moving=moving, fixed=fixed, write=write)
     for name in set(NAMES) - set(work):  # of another pair, whose record is about to go
         (out / name).unlink(missing_ok=True)
-    needs = _needs(image, grid, transform, dtype, 8 if labels is None else labels[1].itemsize)
-    _at_once(out, work, needs, Room(max_memory))
+    needs = _needs(
+        image.geometry, grid, transform, dtype, 8 if labels is None else labels[1].itemsize
+    )
+    room.measure()
+    _at_once(out, work, needs, room)
     write_json(out / RECORD, _describe(out, list(work), moving=moving, fixed=fixed))
     return Registered(
         moved=out / MOVED,
@@ -216,20 +224,20 @@ def _maps(
 
 
 def _needs(
-    image: Volume, grid: Geometry, transform: Transform, dtype: np.dtype, label_size: int
+    start: Geometry, grid: Geometry, transform: Transform, dtype: np.dtype, label_size: int
 ) -> dict[str, float]:
     """Bytes that writing each file takes; see `inference.memory`."""
-    d, fixed, moving = grid.ndim, math.prod(grid.shape), image.data.numel()
+    d, fixed, moving = grid.ndim, math.prod(grid.shape), math.prod(start.shape)
     field = max((p.voxels.numel() for p in transform.parts() if isinstance(p, DisplacementField)),
                 default=0)  # fmt: skip
     map_file = 16.0 * field  # vectors in mm twice, and the file twice
     return {
-        MOVED: (8.0 if dtype.kind == "f" else 30.0) * fixed + SLAB,
-        MOVED_LABELS: (8.0 + label_size) * fixed + SLAB,
+        MOVED: (8.0 if dtype.kind == "f" else 30.0) * fixed + memory.slab(grid.shape),
+        MOVED_LABELS: (8.0 + label_size) * fixed + memory.slab(grid.shape),
         TRANSFORM: map_file,
         INVERSE: map_file,
-        FIELD: 8.0 * d * fixed + SLAB,
-        INVERSE_FIELD: 8.0 * d * moving + SLAB,
+        FIELD: 8.0 * d * fixed + memory.slab(grid.shape),
+        INVERSE_FIELD: 8.0 * d * moving + memory.slab(start.shape),
     }
 
 
@@ -270,10 +278,9 @@ def _digest(content: bytes) -> str:
 def _dtype_of(path: Path) -> np.dtype:
     """The type of a scan's values on disk; BadInput where a slope stands between."""
     header = read_header(path)
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if np.isfinite(slope) and slope != 0 and (slope, intercept) != (1.0, 0.0):
+    if (found := scaling(header)) is not None:
         raise BadInput(
-            f"{path}: stores its values scaled (slope {slope:g}, intercept {intercept:g}), and its "
-            "integer type cannot hold them as they are; leave --keep-dtype out"
+            f"{path}: stores its values scaled (slope {found[0]:g}, intercept {found[1]:g}), and "
+            "its integer type cannot hold them as they are; leave --keep-dtype out"
         )
     return header.get_data_dtype().newbyteorder("=")

@@ -104,7 +104,7 @@ def evaluate(
         groups that the run has learnt.
     annotated : JSON of what was annotated in which scan; else the cohort's annotations.json and,
         for the training cohort, what the run was told.
-    max_memory : for the networks, see `Session`; what measures distances comes on top.
+    max_memory : for the networks, see `Session`; the score tables (distances) are not counted.
     seed : of the bootstrap resamples.
     progress : called with what is being done, how much is done and how much there is to do.
 

@@ -26,7 +26,7 @@ from deepatlas.io.images import scan_id
 from deepatlas.io.subject import Subject
 from deepatlas.run.folder import RunFolder
 from deepatlas.spatial.geometry import Volume
-from deepatlas.spatial.transform import Composite, DisplacementField, Transform
+from deepatlas.spatial.transform import Composite, DisplacementField, Transform, fade_margin
 
 
 class Session:
@@ -36,8 +36,9 @@ class Session:
     ----------
     run : a finished run.
     device : where the networks work.
-    max_memory : bytes that this process, and what it takes on a GPU, may each reach, "8GB" for
-        example; None for most of what is free.
+    max_memory : bytes that this process, and what it takes on a GPU, each aim to stay below, "8GB"
+        for example; what does not fit is then segmented in tiles, which is less exact. None for
+        most of what is free, and no tiles.
     """
 
     def __init__(
@@ -67,7 +68,8 @@ class Session:
         image = Path(image)
         known = self._places.get(image.resolve())
         aligned = known is None and self.plan.reference is not None
-        need = memory.to_read(image, aligned=aligned)
+        matched = self.plan.histogram is not None
+        need = memory.to_read(image, self.plan.shape, aligned=aligned, matched=matched)
         self.room.refuse(f"{image}: reading it", need, "give it more, or crop the scan")
         with self.room.taking(need):
             subject = Subject(scan_id(image), image)
@@ -119,11 +121,15 @@ class Session:
 
     @cached_property
     def _registration_bytes(self) -> float:
-        """What the registration network, and the field it gives, take on the working grid."""
+        """What the registration network and its field take on the grid; 0 where not known."""
         network, shape = self._registration, self.plan.shape
-        each = memory.held(lambda small: self._deformed(*torch.zeros(2, *small)), shape)
+        cost = memory.held(
+            lambda small: self._deformed(*torch.zeros(2, *small)),
+            shape,
+            memory.multiple_of(network),
+        )
         self.room.measure()
-        return memory.for_network(each, network, shape)
+        return memory.for_network(cost, network, shape)
 
     def _deformed(self, moving: Tensor, fixed: Tensor) -> Tensor:
         with half_precision(self.device, self.half):
@@ -143,11 +149,10 @@ class Session:
             "a registration network needs its whole grid at once: give it more, or train one on "
             "a coarser or smaller grid (data.spacing_mm, data.shape)"
         )
-        field = memory.for_field(grid.shape)
         if self.device.type != "cpu":
             self.room.on(self.device).refuse(what, need, remedy)
             need = 0
-        need = max(need, field)
+        need = max(need, memory.for_field(grid.shape))
         self.room.refuse(what, need, remedy)
         scans = [self.read(path) for path in (moving, fixed)]
         with self.room.taking(need):
@@ -157,6 +162,8 @@ class Session:
                     f"{self.run.path}: its registration network gives NaN or infinite values for "
                     f"{moving} and {fixed}; look at its losses in the report, and train it again"
                 )
+            field = memory.for_field(grid.shape, fade_margin(displacement[0]))
+            self.room.refuse(f"{what}: its large displacement", field, remedy)
             inner = DisplacementField.faded(displacement[0].cpu(), grid)
         first, last = (scan.preparation.transform for scan in reversed(scans))
         return Composite([first.inverse(), inner, last])

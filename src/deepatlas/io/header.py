@@ -41,6 +41,14 @@ def space_shape(header: nib.Nifti1Header) -> tuple[int, ...] | None:
     return shape if len(shape) in (2, 3) else None
 
 
+def scaling(header: nib.Nifti1Header) -> tuple[float, float] | None:
+    """Slope and intercept between the values on disk and the scan's; None where they are one."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if not np.isfinite(slope) or slope == 0 or (slope, intercept) == (1.0, 0.0):
+        return None
+    return slope, intercept
+
+
 def read_placement(header: nib.Nifti1Header, name: object) -> Geometry:
     """The grid of a header.
 

@@ -88,11 +88,13 @@ def _own(field: Tensor, geometry: Geometry) -> Tensor:
     return field.detach().to("cpu", torch.float32, copy=True)
 
 
-def _largest_at_border(field: Tensor) -> float:
-    """Largest length of the vectors (d, *shape) on the faces of a grid."""
+def fade_margin(field: Tensor) -> int:
+    """Voxels over which `DisplacementField.faded` lets a field (d, *shape) fade."""
     length = torch.linalg.norm(field, dim=0)
     ends = [length.select(a, end) for a in range(length.ndim) for end in (0, -1)]
-    return max(float(face.max()) for face in ends)
+    largest = max(float(face.max()) for face in ends)
+    most = max(FADE_VOXELS, 2 * max(length.shape))
+    return min(max(FADE_VOXELS, math.ceil(2 * largest)), most)
 
 
 class DisplacementField(Transform):
@@ -121,8 +123,7 @@ class DisplacementField(Transform):
         voxels = _own(displacement, geometry)
         if not bool(voxels.isfinite().all()):
             raise ValueError("the displacement has values that are NaN or infinite")
-        margin = max(FADE_VOXELS, math.ceil(2 * _largest_at_border(voxels)))
-        margin = min(margin, max(FADE_VOXELS, 2 * max(geometry.shape)))
+        margin = fade_margin(voxels)
         padded = geometry.padded(margin)
         away = torch.zeros(padded.shape)
         for axis, (size, wide) in enumerate(zip(geometry.shape, padded.shape, strict=True)):
@@ -149,6 +150,13 @@ class DisplacementField(Transform):
         within = ((index >= -0.5) & (index < size - 0.5)).all(dim=-1, keepdim=True)
         return self.geometry.to_mm(index + interpolate(self.voxels, index) * within)
 
+    def reach(self) -> tuple[Tensor, Tensor]:
+        """First index and size (d,), float64, of the box of voxels that its grid is taken to."""
+        reached = (identity_grid(self.geometry.shape)[0] + self.voxels).flatten(1)
+        first = reached.amin(dim=1).add(1e-3).floor().double()
+        size = (reached.amax(dim=1).sub(1e-3).ceil().double() - first + 1).clamp(min=1)
+        return first, size
+
     def inverse(self) -> DisplacementField:
         """The inverse on the box of voxels that this map takes its grid to.
 
@@ -159,9 +167,7 @@ class DisplacementField(Transform):
         ------
         ValueError : steps that lead so far away that the box would fill the memory.
         """
-        reached = (identity_grid(self.geometry.shape)[0] + self.voxels).flatten(1)
-        first = reached.amin(dim=1).add(1e-3).floor().double()
-        size = (reached.amax(dim=1).sub(1e-3).ceil().double() - first + 1).clamp(min=1)
+        first, size = self.reach()
         own = math.prod(self.geometry.shape)
         if not float(size.prod()) <= max(_SMALL_BOX, _WIDEST_BOX * own):
             raise ValueError(
