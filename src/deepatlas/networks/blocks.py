@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from deepatlas import kernels
 from deepatlas.kernels import upsampling
+from deepatlas.networks.convolving import Convolution2d, Convolution3d
 from deepatlas.networks.normalisation import NormActivation
 
 SLOPE = 0.2  # of LeakyReLU, as in VoxelMorph
@@ -19,7 +20,7 @@ def convolution(
     ndim: int, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1
 ) -> nn.Module:
     """A 2-D or 3-D convolution that keeps voxel 0 on voxel 0 when it strides."""
-    kind = nn.Conv2d if ndim == 2 else nn.Conv3d
+    kind = Convolution2d if ndim == 2 else Convolution3d
     return kind(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
 
 

@@ -1,8 +1,8 @@
-"""Norm, dropout and activation of other packages' networks, as one operation on CPUs.
+"""Other packages' networks with our parts: what follows a convolution as one operation, and it.
 
-MONAI's `ADN`, and every `nn.Sequential` of these three kinds in this order, does the same as
-before: its parts, their names, weights and running statistics stay. Only the random numbers of
-dropout differ.
+MONAI's `ADN`, and every `nn.Sequential` of norm, dropout and activation in this order, does the
+same as before: its parts, their names, weights and running statistics stay. Only the random numbers
+of dropout differ. Convolutions are those of `convolving`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from deepatlas import kernels
 from deepatlas.kernels import normalise
+from deepatlas.networks.convolving import FASTER
 
 _BATCH = (nn.BatchNorm2d, nn.BatchNorm3d)
 _INSTANCE = (nn.InstanceNorm2d, nn.InstanceNorm3d)
@@ -53,8 +54,10 @@ class NormDropActivation(nn.Sequential):
 
 
 def fuse(network: nn.Module) -> nn.Module:
-    """The network, in place, with every such sequence run as one operation."""
+    """The network, in place, with our convolutions and such sequences run as one operation."""
     for parent in list(network.modules()):
+        if type(parent) in FASTER:
+            parent.__class__ = FASTER[type(parent)]
         for name, child in list(parent.named_children()):
             if _runs_in_order(child) and _fits(list(child.children())):
                 fused = NormDropActivation(OrderedDict(child.named_children()))

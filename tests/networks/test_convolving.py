@@ -1,0 +1,124 @@
+"""Convolutions of few channels and transposed ones: those of PyTorch, by another way."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deepatlas.networks.blocks import channels_last, to_channels_last
+from deepatlas.networks.convolving import (
+    folded,
+    folded_weight,
+    folds,
+    strictly_channels_last,
+    unfolded,
+)
+from deepatlas.networks.fuse import fuse
+
+Run = Callable[[nn.Module, Tensor], Tensor]
+KINDS = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+SHAPES = {2: (6, 12), 3: (5, 6, 12)}
+
+
+def both(layer: nn.Module, ndim: int) -> tuple[nn.Module, nn.Module]:
+    """PyTorch's layer and ours, of the same weights."""
+    return layer, channels_last(fuse(copy.deepcopy(layer)), ndim)
+
+
+def results(
+    layer: nn.Module, x: Tensor, run: Callable[[nn.Module, Tensor], Tensor]
+) -> list[Tensor]:
+    """The output, and its gradients by the input and the weights."""
+    x = x.detach().requires_grad_()
+    y = run(layer, x)
+    upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
+    gradients = torch.autograd.grad(y, [x, *layer.parameters()], upstream)
+    return [y.detach(), *gradients]
+
+
+def half(layer: nn.Module, x: Tensor) -> Tensor:
+    """In bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return layer(x)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("fold", [2, 4])
+def test_folding_changes_nothing(ndim: int, fold: int) -> None:
+    x = torch.randn(2, 3, *SHAPES[ndim], dtype=torch.float64)
+    weight = torch.randn(5, 3, *[3] * ndim, dtype=torch.float64)
+    convolve = F.conv2d if ndim == 2 else F.conv3d
+    wanted = convolve(x, weight, padding=1)
+    found = unfolded(convolve(folded(x, fold), folded_weight(weight, fold), padding=1), fold)
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-12)
+    assert torch.equal(unfolded(folded(x, fold), fold), x)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 8), (1, 16), (2, 8), (4, 4), (8, 16)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_few_channels_in_bfloat16(ndim: int, inputs: int, outputs: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    theirs, ours = both(KINDS[ndim](inputs, outputs, 3, padding=1, bias=bias), ndim)
+    x = torch.randn(2, inputs, *SHAPES[ndim])
+    assert folds(ours, 12) > 1
+    found = results(ours, to_channels_last(x), half)
+    assert found[0].movedim(1, -1).is_contiguous()
+    assert found[0].dtype == torch.bfloat16
+    exact = results(theirs, x, lambda layer, x: layer(x))
+    for one, other in zip(found, exact, strict=True):
+        assert torch.allclose(one.float(), other, rtol=0.02, atol=0.01 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"stride": 2, "padding": 1}, {"padding": 0}, {"padding": 2, "dilation": 2},
+     {"padding": 1, "padding_mode": "reflect"}, {"padding": 1, "groups": 2}],
+)  # fmt: skip
+def test_other_convolutions_stay_as_they_are(settings: dict[str, int]) -> None:
+    theirs, ours = both(nn.Conv3d(4, 4, 3, **settings), 3)  # type: ignore[arg-type]
+    assert folds(ours, 12) == 1
+    x = torch.randn(2, 4, 6, 8, 12)
+    assert torch.allclose(half(ours, x).float(), theirs(x), rtol=0.02, atol=0.02)
+
+
+def test_widths_that_do_not_fold() -> None:
+    layer = nn.Conv3d(1, 8, 3, padding=1)
+    assert [folds(layer, width) for width in (12, 10, 9)] == [4, 2, 1]
+    assert folds(nn.Conv3d(16, 16, 3, padding=1), 12) == 1
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_transposed(ndim: int, bias: bool, stride: int) -> None:
+    layer = TRANSPOSED[ndim](
+        6, 3, 3, stride=stride, padding=1, output_padding=stride - 1, bias=bias
+    )
+    theirs, ours = both(layer.double(), ndim)
+    x = torch.randn(2, 6, *SHAPES[ndim], dtype=torch.float64)
+    found, exact = (results(one, x, lambda layer, x: layer(x)) for one in (ours, theirs))
+    for one, other in zip(found, exact, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-5)  # sums are float32
+    theirs, ours = theirs.float(), ours.float()
+    found, exact = (results(one, x.float(), half) for one in (ours, theirs))
+    for one, other in zip(found, exact, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.allclose(one, other, rtol=0.02, atol=0.01 * float(other.abs().max()))
+
+
+def test_one_channel_is_channels_last_to_everybody() -> None:
+    x = torch.randn(2, 1, 4, 5, 6)
+    strict = strictly_channels_last(x)
+    assert torch.equal(strict, x)
+    assert strict.data_ptr() == x.data_ptr()
+    assert strict.stride() == (120, 1, 30, 6, 1)
+    assert strict.is_contiguous(memory_format=torch.channels_last_3d)
+    part = x[:, :, 1:]
+    assert strictly_channels_last(part[:, :, :, ::2]).stride() == part[:, :, :, ::2].stride()
