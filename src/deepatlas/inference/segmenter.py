@@ -19,6 +19,7 @@ from deepatlas.inference import memory
 from deepatlas.inference.memory import Room, by
 from deepatlas.inference.native import classes_of, most_probable, nearest_classes, share_voxels
 from deepatlas.inference.window import Tiles, blended, choose_tiles
+from deepatlas.kernels.softmax import softmax_
 from deepatlas.networks.blocks import to_channels_last
 
 Way = int | Tiles | None  # rows of slabs, tiles of a window, or None for one pass
@@ -93,7 +94,7 @@ class Segmenter:
 
     def probabilities(self, image: Tensor) -> Tensor:
         """(1, C, *S) float32, channels last, in the memory of the logits."""
-        return _softmax(self.logits(image))
+        return softmax_(self.logits(image))
 
     def by_slabs(self, image: Tensor, rows: int) -> Tensor:
         """The same in float16 on the CPU, never holding the widest maps as a whole."""
@@ -101,7 +102,7 @@ class Segmenter:
         maps = torch.empty(shape, dtype=torch.float16).movedim(-1, 1)
         with half_precision(self.device, self.half):
             for start, logits in self.network.in_slabs(image.to(self.device), rows):  # type: ignore[operator]
-                maps.narrow(2, start, logits.shape[2]).copy_(_softmax(to_channels_last(logits)))
+                maps.narrow(2, start, logits.shape[2]).copy_(softmax_(to_channels_last(logits)))
         return maps
 
     def __call__(self, path: Path, scan: PreparedScan) -> Tensor:
@@ -199,9 +200,3 @@ class Segmenter:
         if self.device.type != "cpu" and not self.room.on(self.device).fits(self._on_network(way)):
             return False
         return self.room.fits(self.need(way, native))
-
-
-def _softmax(logits: Tensor) -> Tensor:
-    """Probabilities in the memory of the logits (1, C, *S)."""
-    logits.sub_(logits.amax(dim=1, keepdim=True)).exp_()
-    return logits.div_(logits.sum(dim=1, keepdim=True))

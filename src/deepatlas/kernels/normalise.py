@@ -46,7 +46,7 @@ def normalise(
 def scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Tensor:
     """LeakyReLU of scale * x + shift, both (C); a constant to autograd."""
     x = to_rows(x.detach())
-    rows, out = _Rows(x, pooled=True), torch.empty_like(x)
+    rows, out = Rows(x, pooled=True), torch.empty_like(x)
     along = rows.spread(scale.detach()[None]), rows.spread(shift.detach()[None])
     rows.run(_normal().apply_kernel(rows.half, False), x, out, *along,
              np.float32(slope), *_NOTHING)  # fmt: skip
@@ -59,7 +59,7 @@ def _normal() -> ModuleType:
     return normal
 
 
-class _Rows:
+class Rows:
     """How the values of (B, *S, C) are gone through; pooled, as if they were one item."""
 
     def __init__(self, x: Tensor, *, pooled: bool) -> None:
@@ -95,7 +95,7 @@ class _Normalise(torch.autograd.Function):
         drop: float, pooled: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         x = to_rows(x)
-        rows, normal = _Rows(x, pooled=pooled), _normal()
+        rows, normal = Rows(x, pooled=pooled), _normal()
         one, two = rows.summed(rows.run(normal.moments_kernel(rows.half), x))
         mean = one / rows.voxels
         variance = (two / rows.voxels - mean.square()).clamp_min(0)
@@ -118,7 +118,7 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, mean, inverse, scale, shift = ctx.saved_tensors
         grad = to_rows(upstream.to(x.dtype))
-        rows, normal = _Rows(x, pooled=ctx.pooled), _normal()
+        rows, normal = Rows(x, pooled=ctx.pooled), _normal()
         kinds, sloping = (rows.half, ctx.drop > 0), isinstance(ctx.slope, Tensor)
         along = rows.spread(scale), rows.spread(shift)
         rest = np.float32(float(ctx.slope)), *ctx.dropout

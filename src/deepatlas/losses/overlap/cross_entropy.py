@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepatlas.kernels.overlap import log_likelihood
 from deepatlas.losses.overlap.checks import check_maps
 from deepatlas.losses.precision import full_precision, widen
 
@@ -43,13 +44,16 @@ class CrossEntropy:
         check_maps(prediction, target, present, weight)
         with full_precision(prediction):
             p, q = widen(prediction, target)
-            counted = p.new_ones(p.shape[0], 1, *[1] * (p.ndim - 2))
+            counted = p.new_ones(len(p))
             if present is not None and not bool(present.all()):
-                counted = present.any(dim=1).to(p.dtype).view(counted.shape)
+                counted = present.any(dim=1).to(p.dtype)
                 p, q = _merged(p, q, present)
-            voxels = -(q * p.clamp_min(self.floor).log()).sum(dim=1, keepdim=True)
-            weights = counted * (torch.ones_like(voxels) if weight is None else weight.to(p.dtype))
-            return (voxels * weights).sum() / weights.sum().clamp_min(1e-12)
+            voxels = p.new_full((len(p),), p[0, 0].numel())
+            if weight is not None:
+                weight = weight.to(p.dtype)
+                q, voxels = q * weight, weight.flatten(1).sum(dim=1)
+            total = -(counted * log_likelihood(p, q, self.floor)).sum()
+            return total / (counted * voxels).sum().clamp_min(1e-12)
 
 
 def _merged(p: Tensor, q: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:

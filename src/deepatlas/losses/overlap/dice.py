@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepatlas.kernels.overlap import differences
 from deepatlas.losses.overlap.checks import check_maps
 from deepatlas.losses.precision import full_precision, widen
 
@@ -44,15 +45,14 @@ class SoftDice:
         with full_precision(prediction):
             p, q = widen(prediction, target)
             annotated = self._annotated(p, present)
-            if not self.background:
-                p, q = p[:, 1:], q[:, 1:]
-            apart, both = (p - q).abs(), p + q
             if weight is not None:
                 weight = weight.to(p.dtype)
-                apart, both = apart * weight, both * weight
-            mass = both.flatten(2).sum(dim=2)
+                p, q = p * weight, q * weight
+            apart, mass = differences(p, q)
+            if not self.background:
+                apart, mass = apart[:, 1:], mass[:, 1:]
             counted = annotated & (mass.detach() > _ABSENT)
-            ratio = apart.flatten(2).sum(dim=2) / torch.where(counted, mass, 1.0)
+            ratio = apart / torch.where(counted, mass, 1.0)
             return torch.where(counted, ratio, 0.0).sum() / counted.sum().clamp_min(1)
 
     def _annotated(self, p: Tensor, present: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from deepatlas.data.augment import Augmentation, View
 from deepatlas.data.batches import Batch, Draw, Request, Scans
 from deepatlas.data.randomness import uniform
+from deepatlas.kernels.softmax import softmax
 from deepatlas.losses.overlap import OVERLAPS
 from deepatlas.losses.regularity import REGULARITIES
 from deepatlas.losses.similarity import SIMILARITIES
@@ -176,7 +177,7 @@ class JointTask(Task):
             images = torch.cat([moving.image, fixed.image])[missing]
             every = zip((*moving.ids, *fixed.ids), missing.tolist(), strict=True)
             logits = self.predicted(images, [name for name, lacks in every if lacks])
-            manual[missing, : moving.classes] = (logits * self.config.sharpen).softmax(dim=1)
+            manual[missing, : moving.classes] = softmax(logits, self.config.sharpen)
         first, second = manual.split(len(moving.ids))
         return first, second
 
@@ -234,13 +235,13 @@ class JointTask(Task):
                 view = batch.views["fixed"]
                 image, carried = view.image(image), view.probabilities(carried)
                 present = view.present(present)
-        return self.networks["segmentation"](image).softmax(dim=1), carried, present
+        return softmax(self.networks["segmentation"](image)), carried, present
 
     def _carry_prediction(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Moving unlabelled: its prediction, carried over, should be the fixed manual map."""
         moving, fixed = batch.scans["moving"], batch.scans["fixed"]
         displacement = self._displacement(moving.image, fixed.image)
-        predicted = self.networks["segmentation"](moving.image).softmax(dim=1)
+        predicted = softmax(self.networks["segmentation"](moving.image))
         return warp(predicted, displacement, outside="border"), fixed.one_hot(), fixed.present
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from deepatlas.data.augment import Augmentation
 from deepatlas.data.batches import Batch, Draw, Request
+from deepatlas.kernels.softmax import softmax
 from deepatlas.losses.overlap import OVERLAPS
 from deepatlas.training.tasks.base import Context, Task, Terms, make_part
 
@@ -88,6 +89,6 @@ def supervised(network: nn.Module, batch: Batch, config: Any) -> Tensor:
     if "scan" in batch.views:
         view = batch.views["scan"]
         image, labels, present = view.image(image), view.labels(labels), view.present(present)
-    probabilities = network(image).softmax(dim=1)
+    probabilities = softmax(network(image))
     target, weight = scans.known(scans.one_hot(labels))
     return config.overlap(probabilities, target, present=present, weight=weight)

@@ -1,0 +1,74 @@
+"""Softmax over channels by the kernels of `exponential`, as an autograd function."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from deepatlas.kernels import flat, flat_values, in_parts, to_rows, usable
+
+
+def softmax(logits: Tensor, sharpen: float = 1.0) -> Tensor:
+    """Probabilities (B, C, *S) float32 of logits times a factor, channels last on CPUs.
+
+    Parameters
+    ----------
+    logits : (B, C, *S).
+    sharpen : above zero.
+    """
+    if usable(logits, half=True) and logits.numel() > 0:
+        out: Tensor = _Softmax.apply(logits, sharpen)
+        return out
+    logits = logits.float()
+    return (logits if sharpen == 1 else logits * sharpen).softmax(dim=1)
+
+
+def softmax_(logits: Tensor) -> Tensor:
+    """Probabilities in the memory of the logits (B, C, *S), float32 and channels last."""
+    if usable(logits):
+        _fill(to_rows(logits), to_rows(logits), 1.0)
+        return logits
+    logits.sub_(logits.amax(dim=1, keepdim=True)).exp_()
+    return logits.div_(logits.sum(dim=1, keepdim=True))
+
+
+def _fill(x: Tensor, out: Tensor, sharpen: float) -> None:
+    """Write the softmax of rows (B, *S, C) to others, which may be the same."""
+    channels, voxels = x.shape[-1], x.numel() // x.shape[-1]
+    kernel = _exponential().softmax_kernel(x.dtype == torch.bfloat16)
+    in_parts(kernel, voxels, flat_values(x), flat(out), channels, np.float32(sharpen))
+
+
+def _exponential() -> ModuleType:
+    from deepatlas.kernels import exponential  # numba, slow to import
+
+    return exponential
+
+
+class _Softmax(torch.autograd.Function):
+    """Keeps what it gives."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, sharpen: float) -> Tensor:
+        x = to_rows(logits)
+        out = torch.empty(x.shape)
+        _fill(x, out, sharpen)
+        ctx.save_for_backward(out)
+        ctx.sharpen, ctx.dtype = sharpen, logits.dtype
+        return out.movedim(-1, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, None]:
+        (y,) = ctx.saved_tensors
+        grad = to_rows(upstream)
+        out = torch.empty_like(y)
+        channels, voxels = y.shape[-1], y.numel() // y.shape[-1]
+        given = flat(y), flat(grad), flat(out), channels, np.float32(ctx.sharpen)
+        in_parts(_exponential().back_kernel, voxels, *given)
+        return out.to(ctx.dtype).movedim(-1, 1), None
