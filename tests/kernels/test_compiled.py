@@ -25,7 +25,7 @@ def test_without_a_place_for_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "made",
     [
-        *(lambda f=f: f(True) for f in (normal.moments_kernel, joining.part_kernel)),
+        *(lambda f=f: f(True) for f in (normal.moments_kernel, joining.sum_kernel)),
         *(lambda f=f: f(True, True) for f in (normal.apply_kernel, normal.back_apply_kernel)),
         lambda: normal.back_moments_kernel(False, True, True),
         *(

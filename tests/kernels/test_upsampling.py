@@ -6,20 +6,30 @@ import pytest
 import torch
 
 from deepatlas.kernels import plain
+from deepatlas.kernels.upsampling import joinable
 from deepatlas.networks.blocks import join
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(3, 5, 4), (1, 2, 7), (6, 5)], ids=str)
 @pytest.mark.parametrize("layout", ["channels last", "contiguous"])
-def test_values_and_gradients(shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> None:
+@pytest.mark.parametrize("channels", [(8, 4), (4, 12), (5, 3)])
+def test_values_and_gradients(
+    shape: tuple[int, ...], dtype: torch.dtype, layout: str, channels: tuple[int, int]
+) -> None:
     torch.manual_seed(0)
     memory = torch.contiguous_format
     if layout == "channels last":
         memory = torch.channels_last if len(shape) == 2 else torch.channels_last_3d
-    x = torch.randn(2, 5, *shape).to(dtype).contiguous(memory_format=memory).requires_grad_()
-    skip = torch.randn(2, 3, *[2 * n for n in shape]).to(dtype)
+    x = (
+        torch.randn(2, channels[0], *shape)
+        .to(dtype)
+        .contiguous(memory_format=memory)
+        .requires_grad_()
+    )
+    skip = torch.randn(2, channels[1], *[2 * n for n in shape]).to(dtype)
     skip = skip.contiguous(memory_format=memory).requires_grad_()
+    assert joinable(x, skip) == (channels != (5, 3))
     found = join(x, skip)
     upstream = torch.randn_like(found)
     gradients = torch.autograd.grad(found, [x, skip], upstream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -10,7 +11,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deepatlas.kernels import flat_values, in_parts, to_rows
+from deepatlas.kernels import in_parts, to_rows, usable
+
+_WORD = 8  # bytes that are copied at once
+
+
+def joinable(x: Tensor, skip: Tensor) -> bool:
+    """Whether `double_and_join` can do it: the channels of each are whole words of 64 bits."""
+    whole = all(t.shape[1] * t.element_size() % _WORD == 0 for t in (x, skip))
+    return whole and usable(x, skip, half=True)
 
 
 def double_and_join(x: Tensor, skip: Tensor) -> Tensor:
@@ -24,27 +33,37 @@ def _joining() -> ModuleType:
     return joining
 
 
-def _sizes(x: Tensor, skip: Tensor) -> tuple[int, ...]:
-    """Of rows x (B, *S, C) and skip (B, *2S, D), as the kernels take them."""
-    return x.ndim - 3, x.shape[-3], x.shape[-2], x.shape[-1], skip.shape[-1]
-
-
 class _Join(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, skip: Tensor) -> Tensor:
         x, skip = to_rows(x), to_rows(skip)
-        ctx.sizes, ctx.shapes = _sizes(x, skip), (x.shape, skip.shape)
+        ctx.shapes = x.shape, skip.shape
         out = x.new_empty(*skip.shape[:-1], x.shape[-1] + skip.shape[-1])
-        tensors = [flat_values(each) for each in (x, skip, out)]
-        in_parts(_joining().join, math.prod(out.shape[:-2]), *tensors, *ctx.sizes)
+        _run(_joining().join, math.prod(out.shape[:-2]), ctx.shapes, torch.int64, x, skip, out)
         return out.movedim(-1, 1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:
-        grad = to_rows(upstream)
-        x, skip = (grad.new_empty(shape) for shape in ctx.shapes)
-        kernel = _joining().part_kernel(grad.dtype == torch.bfloat16)
-        tensors = [flat_values(each) for each in (grad, x, skip)]
-        in_parts(kernel, math.prod(x.shape[:-2]), *tensors, *ctx.sizes)
-        return x.movedim(-1, 1), skip.movedim(-1, 1)
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        grad, joining = to_rows(upstream), _joining()
+        x, skip = (
+            grad.new_empty(shape) if wanted else None
+            for shape, wanted in zip(ctx.shapes, ctx.needs_input_grad, strict=True)
+        )
+        if skip is not None:
+            _run(joining.part, math.prod(skip.shape[:-2]), ctx.shapes, torch.int64, grad, skip)
+        if x is not None:
+            half = grad.dtype == torch.bfloat16
+            kind = torch.uint32 if half else torch.float32
+            _run(joining.sum_kernel(half), math.prod(x.shape[:-2]), ctx.shapes, kind, grad, x)
+        return tuple(None if t is None else t.movedim(-1, 1) for t in (x, skip))
+
+
+def _run(
+    kernel: Any, rows: int, shapes: Sequence[torch.Size], kind: torch.dtype, *tensors: Tensor
+) -> None:
+    """Run it on so many rows of these tensors, taken as values of this kind; shapes of x, skip."""
+    place = len(shapes[0]) - 3, *shapes[0][-3:-1]
+    channels = (shape[-1] * tensors[0].element_size() // kind.itemsize for shape in shapes)
+    values = [tensor.detach().view(kind).flatten().numpy() for tensor in tensors]
+    in_parts(kernel, rows, *values, *place, *channels)

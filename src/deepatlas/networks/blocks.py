@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepatlas import kernels
 from deepatlas.kernels import upsampling
 from deepatlas.networks.convolving import Convolution2d, Convolution3d
 from deepatlas.networks.normalisation import NormActivation
@@ -45,7 +44,7 @@ def join(x: Tensor, skip: Tensor | None = None) -> Tensor:
     if skip is None:
         return x
     skip = skip.to(x.dtype)
-    if kernels.usable(x, skip, half=True):
+    if upsampling.joinable(x, skip):
         return upsampling.double_and_join(x, skip)
     return torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), skip], dim=1)
 
