@@ -2,7 +2,8 @@
 
 MONAI's `ADN`, and every `nn.Sequential` of norm, dropout and activation in this order, does the
 same as before: its parts, their names, weights and running statistics stay. Only the random numbers
-of dropout differ. Convolutions are those of `convolving`.
+of dropout differ. Convolutions are those of `convolving`. The gradient of MONAI's `SkipConnection`
+is taken apart into tensors that have their memory to themselves, which autograd adds faster.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from deepatlas.networks.convolving import FASTER
 _BATCH = (nn.BatchNorm2d, nn.BatchNorm3d)
 _INSTANCE = (nn.InstanceNorm2d, nn.InstanceNorm3d)
 _ACTIVATIONS = (nn.PReLU, nn.LeakyReLU, nn.ReLU)
-_MONAI = ("ADN", "monai")
 
 
 class NormDropActivation(nn.Sequential):
@@ -59,16 +59,55 @@ def fuse(network: nn.Module) -> nn.Module:
         if type(parent) in FASTER:
             parent.__class__ = FASTER[type(parent)]
         for name, child in list(parent.named_children()):
-            if _runs_in_order(child) and _fits(list(child.children())):
+            if _concatenates(child):
+                setattr(parent, name, Skip(cast("Any", child).submodule).train(child.training))
+            elif _runs_in_order(child) and _fits(list(child.children())):
                 fused = NormDropActivation(OrderedDict(child.named_children()))
                 setattr(parent, name, fused.train(child.training))
     return network
 
 
+class Skip(nn.Module):
+    """MONAI's `SkipConnection` that concatenates: x beside what its submodule makes of x."""
+
+    def __init__(self, submodule: nn.Module) -> None:
+        super().__init__()
+        self.submodule = submodule
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Concatenated.apply(x, self.submodule(x))
+
+
+class _Concatenated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, one: Tensor, other: Tensor) -> Tensor:
+        ctx.channels = one.shape[1], other.shape[1]
+        return torch.cat([one, other], dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, ...]:
+        return tuple(part.movedim(1, -1).contiguous().movedim(-1, 1)
+                     for part in upstream.split(ctx.channels, dim=1))  # fmt: skip
+
+
+def _concatenates(module: nn.Module) -> bool:
+    """Whether it is such a connection, and nobody listens to it."""
+    made: Any = module
+    return (
+        _is_monai(module, "SkipConnection")
+        and (made.mode, made.dim) == ("cat", 1)
+        and not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    )
+
+
+def _is_monai(module: nn.Module, name: str) -> bool:
+    kind = type(module)
+    return (kind.__name__, kind.__module__.split(".")[0]) == (name, "monai")
+
+
 def _runs_in_order(module: nn.Module) -> bool:
     """Whether calling it is calling its parts one after the other."""
-    kind = type(module)
-    plain = kind is nn.Sequential or (kind.__name__, kind.__module__.split(".")[0]) == _MONAI
+    plain = type(module) is nn.Sequential or _is_monai(module, "ADN")
     hooks = any(
         part._forward_hooks or part._forward_pre_hooks or part._backward_hooks
         for part in module.modules()
