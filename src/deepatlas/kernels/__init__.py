@@ -7,8 +7,10 @@ threads. Where numba is missing, on other devices and in other types the plain f
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -19,6 +21,8 @@ import torch
 from torch import Tensor
 
 _MOST_THREADS = 256
+_PAGE, _HUGE_PAGES = 4096, 14  # the second of madvise(2)
+_LARGE = 8 << 20  # bytes
 _plain = 0
 
 
@@ -69,9 +73,32 @@ def in_parts(kernel: Callable[..., Any], count: int, *arguments: Any) -> list[An
     return [own, *(part.result() for part in rest)]
 
 
+def empty(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """A contiguous tensor on the CPU that is not filled.
+
+    A large one is put on pages of 2 MiB where the system grants them (Linux): its first pages of
+    4 KiB, which come one by one as they are written, cost as much as a kernel's work.
+    """
+    out = torch.empty(*shape, dtype=dtype, device="cpu")
+    if out.nbytes >= _LARGE and (advise := _madvise()) is not None:
+        low = -(-out.data_ptr() // _PAGE) * _PAGE
+        high = (out.data_ptr() + out.nbytes) // _PAGE * _PAGE
+        advise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), _HUGE_PAGES)
+    return out
+
+
+@lru_cache(maxsize=1)
+def _madvise() -> Any:
+    """Of the C library; None elsewhere than on Linux."""
+    return getattr(ctypes.CDLL(None), "madvise", None) if sys.platform.startswith("linux") else None
+
+
 def to_rows(x: Tensor) -> Tensor:
     """(B, C, *S) as (B, *S, C), contiguous; a copy only where memory is not laid out so."""
-    return x.movedim(1, -1).contiguous()
+    rows = x.movedim(1, -1)
+    if rows.is_contiguous() or rows.device.type != "cpu":
+        return rows.contiguous()
+    return empty(rows.shape, rows.dtype).copy_(rows)
 
 
 def flat_values(rows: Tensor) -> Any:

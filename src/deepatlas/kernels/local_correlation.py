@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from deepatlas.kernels import flat, in_parts
+from deepatlas.kernels import empty, flat, in_parts
 
 
 def local_correlation(
@@ -34,13 +33,13 @@ def local_correlation(
     counts = a[0].numel() if mask is None else mask.double().flatten(1).sum(1).numpy()
     shares = np.full(items, 1 / items) / np.maximum(counts, 1e-12)
     both = wanted > 1
-    maps = a.new_empty(5 if both else 3, a.numel())
+    maps = empty((5 if both else 3, a.numel()))
     images = flat(a), flat(b), masks
     parts = in_parts(
         correlate, items * shape[0], *images, shares.astype(np.float32), flat(maps), both,
         signed, np.float32(smallest_variance), shape, reach,
     )  # fmt: skip
-    found = [torch.empty_like(a) for _ in range(wanted)]
+    found = [empty(a.shape) for _ in range(wanted)]
     if found:
         arrays = flat(maps), flat(found[0]), flat(found[-1])
         in_parts(gradients, items * shape[0], *images, *arrays, both, shape, reach)

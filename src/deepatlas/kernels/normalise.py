@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deepatlas.kernels import flat_values, in_parts, to_rows
+from deepatlas.kernels import empty, flat_values, in_parts, to_rows
 
 _ROW = 256  # values taken as one row, about
 _NOTHING = (np.uint32(0), np.uint32(0))  # a seed and a threshold of no dropout
@@ -46,7 +46,7 @@ def normalise(
 def scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Tensor:
     """LeakyReLU of scale * x + shift, both (C); a constant to autograd."""
     x = to_rows(x.detach())
-    rows, out = Rows(x, pooled=True), torch.empty_like(x)
+    rows, out = Rows(x, pooled=True), empty(x.shape, x.dtype)
     along = rows.spread(scale.detach()[None]), rows.spread(shift.detach()[None])
     rows.run(_normal().apply_kernel(rows.half, False), x, out, *along,
              np.float32(slope), *_NOTHING)  # fmt: skip
@@ -103,7 +103,7 @@ class _Normalise(torch.autograd.Function):
         kept = 1 / (1 - drop)  # what dropout leaves grows by it
         scale = weight.detach().double() * inverse * kept
         shift = bias.detach().double() * kept - mean * scale
-        out = torch.empty_like(x)
+        out = empty(x.shape, x.dtype)
         along = rows.spread(scale), rows.spread(shift), np.float32(float(slope))
         ctx.dropout = _dropout(drop)
         kernel = normal.apply_kernel(rows.half, drop > 0)
@@ -133,7 +133,7 @@ class _Normalise(torch.autograd.Function):
         by_weight = (product - mean * total) * inverse  # sum of gradient * normalised x
         by_x = -scale * by_weight * inverse / rows.voxels
         constant = -scale * total / rows.voxels - by_x * mean
-        out = torch.empty_like(x)
+        out = empty(x.shape, x.dtype)
         rows.run(
             normal.back_apply_kernel(*kinds), x, grad, out, *along,
             rows.spread(by_x), rows.spread(constant), *rest,

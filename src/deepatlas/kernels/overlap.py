@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deepatlas.kernels import to_rows, usable
+from deepatlas.kernels import empty, to_rows, usable
 from deepatlas.kernels.normalise import Rows
 
 
@@ -61,7 +61,7 @@ class _Differences(torch.autograd.Function):
         along = rows.spread(by_apart), rows.spread(by_both)
         found: list[Tensor | None] = []
         for wanted, p, q in zip(ctx.needs_input_grad, (one, two), (two, one), strict=True):
-            out = torch.empty_like(p) if wanted else None
+            out = empty(p.shape) if wanted else None
             if out is not None:
                 rows.run(_agreement().back_difference_kernel, p, q, out, *along)
             found.append(None if out is None else out.movedim(-1, 1))
@@ -83,8 +83,8 @@ class _LogLikelihood(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         p, q = ctx.saved_tensors
         rows, factor = Rows(p, pooled=False), upstream.float().contiguous()
-        by_p = torch.empty_like(p) if ctx.needs_input_grad[0] else None
-        by_q = torch.empty_like(p) if ctx.needs_input_grad[1] else None
+        by_p = empty(p.shape) if ctx.needs_input_grad[0] else None
+        by_q = empty(p.shape) if ctx.needs_input_grad[1] else None
         if by_p is not None:
             rows.run(_agreement().back_prediction_kernel, p, q, by_p, factor, ctx.floor)
         if by_q is not None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deepatlas.kernels import flat, in_parts, to_rows
+from deepatlas.kernels import empty, flat, in_parts, to_rows
 
 
 def sample(image: Tensor, index: Tensor, *, relative: bool, zeros: bool) -> Tensor:
@@ -68,7 +68,7 @@ def _shapes(image: Tensor, index: Tensor) -> tuple[Any, ...]:
 
 
 def _sampled(image: Tensor, index: Tensor, how: tuple[bool, bool]) -> Tensor:
-    out = image.new_empty(*index.shape[:-1], image.shape[-1])
+    out = empty((*index.shape[:-1], image.shape[-1]))
     arrays = flat(image), flat(index), flat(out)
     kernel = trilinear().values_kernel(*_case(image, index, how))
     in_parts(kernel, _planes(index), *arrays, *_shapes(image, index), np.float32(how[0]))
@@ -76,7 +76,7 @@ def _sampled(image: Tensor, index: Tensor, how: tuple[bool, bool]) -> Tensor:
 
 
 def _index_gradient(image: Tensor, index: Tensor, grad: Tensor, how: tuple[bool, bool]) -> Tensor:
-    out = torch.empty_like(index)
+    out = empty(index.shape)
     arrays = flat(image), flat(index), flat(grad), flat(out)
     kernel = trilinear().index_kernel(*_case(image, index, how))
     in_parts(kernel, _planes(index), *arrays, *_shapes(image, index), np.float32(how[0]))
@@ -125,7 +125,7 @@ class _Integrate(torch.autograd.Function):
         for _ in range(squarings):
             if ctx.needs_input_grad[0]:
                 kept.append(field)
-            out = torch.empty_like(field)
+            out = empty(field.shape)
             kernel = compose_kernel(field.shape[-1])
             in_parts(kernel, _planes(field), flat(field), flat(out), _three(field.shape))
             field = out
@@ -152,7 +152,7 @@ class _Double(torch.autograd.Function):
         from deepatlas.kernels.doubling import double  # numba, slow to import
 
         field = to_rows(field)
-        out = field.new_empty(len(field), *shape, field.shape[-1])
+        out = empty((len(field), *shape, field.shape[-1]))
         ctx.shapes = _axes(field.shape[1:-1]), _axes(shape), field.shape[-1]
         ctx.size = field.shape
         planes = _planes(out)
@@ -165,6 +165,6 @@ class _Double(torch.autograd.Function):
         from deepatlas.kernels.doubling import halve
 
         grad = to_rows(upstream)
-        out = grad.new_empty(ctx.size)
+        out = empty(ctx.size)
         in_parts(halve, _planes(out), flat(grad), flat(out), *ctx.shapes, np.float32(2))
         return out.movedim(-1, 1), None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deepatlas.kernels import flat, flat_values, in_parts, to_rows, usable
+from deepatlas.kernels import empty, flat, flat_values, in_parts, to_rows, usable
 
 
 def softmax(logits: Tensor, sharpen: float = 1.0) -> Tensor:
@@ -56,7 +56,7 @@ class _Softmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, sharpen: float) -> Tensor:
         x = to_rows(logits)
-        out = torch.empty(x.shape)
+        out = empty(x.shape)
         _fill(x, out, sharpen)
         ctx.save_for_backward(out)
         ctx.sharpen, ctx.dtype = sharpen, logits.dtype
@@ -67,7 +67,7 @@ class _Softmax(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, None]:
         (y,) = ctx.saved_tensors
         grad = to_rows(upstream)
-        out = torch.empty_like(y)
+        out = empty(y.shape)
         channels, voxels = y.shape[-1], y.numel() // y.shape[-1]
         given = flat(y), flat(grad), flat(out), channels, np.float32(ctx.sharpen)
         in_parts(_exponential().back_kernel, voxels, *given)

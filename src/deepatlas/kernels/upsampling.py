@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deepatlas.kernels import in_parts, to_rows, usable
+from deepatlas.kernels import empty, in_parts, to_rows, usable
 
 _WORD = 8  # bytes that are copied at once
 
@@ -38,7 +38,7 @@ class _Join(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, skip: Tensor) -> Tensor:
         x, skip = to_rows(x), to_rows(skip)
         ctx.shapes = x.shape, skip.shape
-        out = x.new_empty(*skip.shape[:-1], x.shape[-1] + skip.shape[-1])
+        out = empty((*skip.shape[:-1], x.shape[-1] + skip.shape[-1]), x.dtype)
         _run(_joining().join, math.prod(out.shape[:-2]), ctx.shapes, torch.int64, x, skip, out)
         return out.movedim(-1, 1)
 
@@ -47,7 +47,7 @@ class _Join(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         grad, joining = to_rows(upstream), _joining()
         x, skip = (
-            grad.new_empty(shape) if wanted else None
+            empty(shape, grad.dtype) if wanted else None
             for shape, wanted in zip(ctx.shapes, ctx.needs_input_grad, strict=True)
         )
         if skip is not None:

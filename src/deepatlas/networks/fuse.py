@@ -82,11 +82,17 @@ class _Concatenated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, one: Tensor, other: Tensor) -> Tensor:
         ctx.channels = one.shape[1], other.shape[1]
-        return torch.cat([one, other], dim=1)
+        if not kernels.usable(one, other, half=True) or one.dtype != other.dtype:
+            return torch.cat([one, other], dim=1)
+        out = kernels.empty((*one.shape[:1], *one.shape[2:], sum(ctx.channels)), one.dtype)
+        out = out.movedim(-1, 1)
+        for place, part in zip(out.split(ctx.channels, dim=1), (one, other), strict=True):
+            place.copy_(part)
+        return out
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, ...]:
-        return tuple(part.movedim(1, -1).contiguous().movedim(-1, 1)
+        return tuple(kernels.to_rows(part).movedim(-1, 1)
                      for part in upstream.split(ctx.channels, dim=1))  # fmt: skip
 
 
