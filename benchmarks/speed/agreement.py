@@ -1,14 +1,15 @@
 """Whether the fast steps learn the same: the tutorial's losses after as many steps of each.
 
-Both start from the same weights and see the same batches of phantoms, in the tutorial's order (40
-of registration, 5 of segmentation). Then MONAI's parts, in float32, score both on the same pairs
-of subjects that neither has seen.
+All start from the same weights and see the same batches of phantoms, in the tutorial's order (40
+of registration, 5 of segmentation); the two runs of each side differ in what dropout draws. Then
+MONAI's parts, in float32, score all on the same pairs of subjects that none has seen.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from statistics import mean
 from typing import Any
 
 import torch
@@ -16,36 +17,53 @@ import torch
 from benchmarks.speed.rows.tutorial import CLASSES, ROUND, Monai, Ours, Pair, Trainer, Which
 from deepatlas.data.phantom import Phantom
 
-TRAINING, HELD_OUT, SEED = 8, 8, 2026
+TRAINING, HELD_OUT, SEEDS, SEED = 8, 8, 2, 2026
 
 
 def agreement(size: int, steps: int) -> dict[str, Any]:
-    """Losses after that many steps, by candidate, and how far ours lie from MONAI's."""
+    """Losses after that many steps, and how far apart they lie.
+
+    Returns
+    -------
+    losses by run; of each step, `apart` is how far the mean of ours lies from that of MONAI's, and
+    `between` how far MONAI's two lie from each other.
+    """
     phantom = Phantom(seed=SEED, shape=(size,) * 3)
     with torch.device("cpu"):
         subjects = [_scan(phantom, k) for k in range(TRAINING + HELD_OUT)]
     device = torch.get_default_device()
     subjects = [(image.to(device), labels.to(device)) for image, labels in subjects]
     parts = Monai(size)
-    trainers = {"deepatlas": Trainer(Ours(size)), "MONAI": Trainer(parts)}
-    start = _scores(trainers["MONAI"], parts, subjects[TRAINING:])
+    trainers = {
+        name: [Trainer(side) for _ in range(SEEDS)]
+        for name, side in (("deepatlas", Ours(size)), ("MONAI", parts))
+    }
+    start = _scores(trainers["MONAI"][0], parts, subjects[TRAINING:])
     draw = random.Random(SEED)
     for index in range(steps):
         place = index % sum(ROUND.values())
         which: Which = "registration" if place < ROUND["registration"] else "segmentation"
         pair = _pair(subjects, [draw.sample(range(TRAINING), 2) for _ in range(2)])
-        for trainer in trainers.values():
-            torch.manual_seed(SEED + index)  # dropout
-            trainer.step(which, pair)
-    losses = {name: _scores(t, parts, subjects[TRAINING:]) for name, t in trainers.items()}
+        for side in trainers.values():
+            for seed, trainer in enumerate(side):
+                torch.manual_seed(SEED + index + steps * seed)  # dropout
+                trainer.step(which, pair)
+    losses = {
+        name: [_scores(trainer, parts, subjects[TRAINING:]) for trainer in side]
+        for name, side in trainers.items()
+    }
+    means = {
+        name: {which: mean(scores[which] for scores in side) for which in ROUND}
+        for name, side in losses.items()
+    }
+    one, other = losses["MONAI"]
     return {
         "size": size,
         "steps": steps,
         "start": start,
         "losses": losses,
-        "apart": {
-            which: abs(losses["deepatlas"][which] / losses["MONAI"][which] - 1) for which in ROUND
-        },
+        "apart": {w: abs(means["deepatlas"][w] / means["MONAI"][w] - 1) for w in ROUND},
+        "between": {w: abs(one[w] / other[w] - 1) for w in ROUND},
     }
 
 

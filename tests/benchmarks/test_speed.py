@@ -154,7 +154,10 @@ def test_agreement_trains_both_and_scores_them(monkeypatch: pytest.MonkeyPatch) 
     found = agreement(16, 1)
     assert set(found["losses"]) == {"deepatlas", "MONAI"}
     assert all(math.isfinite(value) for value in found["apart"].values())
-    assert found["losses"]["MONAI"]["registration"] != found["start"]["registration"]
+    one, other = (scores["registration"] for scores in found["losses"]["MONAI"])
+    assert one != other != found["start"]["registration"]
+    assert found["between"]["registration"] == pytest.approx(abs(one / other - 1))
+    assert "with other dropout" in report.agreement(found)
 
 
 def test_an_unknown_row_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
-from deepatlas.kernels import compiled, joining, normal, trilinear
+from deepatlas.kernels import compiled, empty, joining, normal, to_rows, trilinear
 
 
 def test_without_a_place_for_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,3 +39,24 @@ def test_kernels_enclose_numbers_only(made: Callable[[], Any]) -> None:
     """By what it encloses numba knows a kernel on disk; a function would be new every time."""
     enclosed = [cell.cell_contents for cell in made().py_func.__closure__ or ()]
     assert all(isinstance(value, int) for value in enclosed)
+
+
+@pytest.mark.parametrize("size", [0, 5, 3 << 20])
+def test_memory_to_write_to(size: int) -> None:
+    found = empty((2, size), torch.bfloat16)
+    assert found.shape == (2, size)
+    assert found.dtype == torch.bfloat16
+    assert found.is_contiguous()
+    found.fill_(3)
+    assert bool((found == 3).all())
+
+
+def test_rows_of_maps_that_lie_otherwise_are_copied_with_their_gradient() -> None:
+    x = torch.randn(2, 3, 4, 5).requires_grad_()
+    rows = to_rows(x)
+    assert torch.equal(rows, x.movedim(1, -1))
+    assert rows.is_contiguous()
+    (gradient,) = torch.autograd.grad((rows * rows.detach()).sum(), x)
+    assert torch.equal(gradient, x.detach())
+    last = x.detach().contiguous(memory_format=torch.channels_last)
+    assert to_rows(last).data_ptr() == last.data_ptr()
