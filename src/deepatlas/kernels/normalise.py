@@ -25,6 +25,7 @@ def normalise(
     *,
     drop: float = 0.0,
     pooled: bool = False,
+    inplace: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalisation, a learned scale and shift, dropout, LeakyReLU.
 
@@ -35,12 +36,14 @@ def normalise(
     slope : of LeakyReLU; a tensor of one value gets a gradient.
     drop : probability of dropout; its seed comes from torch's generator.
     pooled : statistics over the batch too, as in batch normalisation; else of each item.
+    inplace : where no gradient is wanted, write over x if it is channels last.
 
     Returns
     -------
     the values, x's dtype, channels last in memory; mean and variance (B or 1, C) float64.
     """
-    return _Normalise.apply(x, weight, bias, slope, epsilon, drop, pooled)
+    inplace = inplace and not torch.is_grad_enabled()
+    return _Normalise.apply(x, weight, bias, slope, epsilon, drop, pooled, inplace)
 
 
 def scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Tensor:
@@ -92,7 +95,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor | float, epsilon: float,
-        drop: float, pooled: bool,
+        drop: float, pooled: bool, inplace: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         x = to_rows(x)
         rows, normal = Rows(x, pooled=pooled), _normal()
@@ -103,7 +106,7 @@ class _Normalise(torch.autograd.Function):
         kept = 1 / (1 - drop)  # what dropout leaves grows by it
         scale = weight.detach().double() * inverse * kept
         shift = bias.detach().double() * kept - mean * scale
-        out = empty(x.shape, x.dtype)
+        out = x if inplace else empty(x.shape, x.dtype)
         along = rows.spread(scale), rows.spread(shift), np.float32(float(slope))
         ctx.dropout = _dropout(drop)
         kernel = normal.apply_kernel(rows.half, drop > 0)
@@ -141,7 +144,7 @@ class _Normalise(torch.autograd.Function):
         kept = 1 / (1 - ctx.drop)
         found = [(kept * value.sum(dim=0)).float() for value in (by_weight, total)]
         by_slope = below.sum().to(ctx.slope).view_as(ctx.slope) if sloping else None
-        return out.movedim(-1, 1), *found, by_slope, None, None, None
+        return out.movedim(-1, 1), *found, by_slope, None, None, None, None
 
 
 def _dropout(probability: float) -> tuple[Any, Any]:

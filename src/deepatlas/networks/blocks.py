@@ -32,7 +32,9 @@ class Block(nn.Module):
         super().__init__()
         self.convolution = convolution(ndim, inputs, outputs, stride=stride)
         self.activation: nn.Module = (
-            NormActivation(outputs, slope=SLOPE) if norm else nn.LeakyReLU(SLOPE, inplace=True)
+            NormActivation(outputs, slope=SLOPE, inplace=True)
+            if norm
+            else nn.LeakyReLU(SLOPE, inplace=True)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -25,19 +25,26 @@ class NormActivation(nn.Module):
     """Zero mean and unit variance per item and channel, a learned scale and shift, LeakyReLU.
 
     Ulyanov et al. 2016 (arXiv 1607.08022). In and out (B, C, *S), channels last in memory.
+
+    Parameters
+    ----------
+    inplace : where no gradient is wanted, its input may be written over.
     """
 
-    def __init__(self, channels: int, *, slope: float, epsilon: float = 1e-5) -> None:
+    def __init__(
+        self, channels: int, *, slope: float, epsilon: float = 1e-5, inplace: bool = False
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.slope = slope
         self.epsilon = epsilon
+        self.inplace = inplace
 
     def forward(self, x: Tensor) -> Tensor:
         learned = self.weight, self.bias, self.slope, self.epsilon
         if kernels.usable(x, half=True):
-            return normalise.normalise(x, *learned)[0]
+            return normalise.normalise(x, *learned, inplace=self.inplace)[0]
         return _NormActivation.apply(x, *learned)
 
 
