@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deepatlas.networks.blocks import channels_last, join, to_channels_last
+from deepatlas.networks.fuse import fuse
 from deepatlas.spatial.grid import identity_grid
 from deepatlas.spatial.velocity import integrate
 
@@ -102,7 +103,7 @@ class Fast(nn.Module):
 
     def __init__(self, network: VxmDense) -> None:
         super().__init__()
-        self.network = channels_last(copy.deepcopy(network), 3)
+        self.network = fuse(channels_last(copy.deepcopy(network), 3))
 
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
         x = to_channels_last(torch.cat([moving, fixed], dim=1))

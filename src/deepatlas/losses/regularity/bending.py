@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from deepatlas.losses.regularity.differences import add_adjoint, difference, sum_over_components
+from deepatlas import kernels
+from deepatlas.kernels.bending import bending
+from deepatlas.losses.fused import with_gradient
+from deepatlas.losses.regularity.differences import (
+    add_adjoint,
+    check_field,
+    difference,
+    sum_over_components,
+)
+
+_SHORTEST = 3  # voxels along each axis
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,14 @@ class Bending:
 
     def __call__(self, field: Tensor, spacing_mm: Sequence[float]) -> Tensor:
         """Scalar from a field (B, d, *S) in voxels; see `protocols.Regularity`."""
+        if kernels.usable(field) and field.numel() > 0:
+            check_field(field, spacing_mm, _SHORTEST)
+
+            def compute(wanted: Sequence[bool]) -> tuple[Tensor, Sequence[Tensor | None]]:
+                value, gradient = bending(field, spacing_mm, gradient=wanted[0])
+                return value, [gradient]
+
+            return with_gradient(compute, field)
 
         def energy(u: Tensor, gradient: Tensor | None, mm: float) -> Tensor:
             value = u.new_zeros(())
@@ -39,4 +57,4 @@ class Bending:
                     add_adjoint(gradient, by_first, a)
             return value
 
-        return sum_over_components(field, spacing_mm, 3, energy)
+        return sum_over_components(field, spacing_mm, _SHORTEST, energy)

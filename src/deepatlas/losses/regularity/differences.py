@@ -43,7 +43,7 @@ def sum_over_components(
     energy : called for each component of each item with the component (*S) in voxels, the tensor
         to add its gradient to (or None), and the millimetres of a voxel along the component.
     """
-    _check(field, spacing_mm, shortest)
+    check_field(field, spacing_mm, shortest)
     with full_precision(field):
         field = widen(field)[0].contiguous()
 
@@ -59,7 +59,8 @@ def sum_over_components(
         return with_gradient(compute, field)
 
 
-def _check(field: Tensor, spacing_mm: Sequence[float], shortest: int) -> None:
+def check_field(field: Tensor, spacing_mm: Sequence[float], shortest: int) -> None:
+    """Raise ValueError for a field, or spacings, whose shape does not fit."""
     d = field.ndim - 2
     if d < 1 or field.shape[1] != d or len(spacing_mm) != d:
         raise ValueError(
