@@ -102,6 +102,8 @@ GROUPS = {  # what stands below the root: (limit, used, memory.stat) of each gro
     "v1, in a container": ("4:memory:/docker/1\n", {"memory": (4 * GIB, 3 * GIB, "")}, 1),
     "no limit": ("0::/a\n", {"a": ("max", GIB, STAT)}, None),
     "nothing": ("", {}, None),
+    "nothing known": ("garbage\n\n1:x\n", {}, None),
+    "a line of one word": ("0::/\n", {"": (2 * GIB, GIB, "word\nactive_file 0\n")}, 1),
 }  # fmt: skip
 
 

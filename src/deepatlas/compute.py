@@ -124,7 +124,7 @@ def free_in_group(
     """
     found = []
     for line in _lines(proc):
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         names = [part for part in path.split("/") if part not in ("", "..")]
         for group in _GROUPS:
             if group.controller in controllers.split(","):
@@ -148,8 +148,9 @@ class _Group:
             limit, used = (int((folder / name).read_text()) for name in (self.limit, self.used))
         except (OSError, ValueError):  # no such group, or "max"
             return None
-        said = dict(line.split(maxsplit=1) for line in _lines(folder / "memory.stat"))
-        return limit - used + sum(int(said.get(name, 0)) for name in self.files)
+        said = (line.split() for line in _lines(folder / "memory.stat"))
+        kept = sum(int(words[1]) for words in said if len(words) == 2 and words[0] in self.files)
+        return limit - used + kept
 
 
 _GROUPS = (

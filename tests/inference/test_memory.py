@@ -94,12 +94,43 @@ def test_the_count_of_a_small_input_holds_for_a_large_one(ndim: int, half: bool)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             return network(torch.zeros(shape))
 
-    cost, large = held(run, (32,) * ndim, network.multiple), (64, 48, 80)[:ndim]
+    large = (64, 48, 80)[:ndim]
+    cost = held(run, large, network.multiple)
     assert cost is not None
+    assert len(cost.moments) > 1
     with torch.inference_mode(), _Live() as live:
         run((1, 1, *large))
     share = cost(math.prod(large)) / max(live.history)
     assert 0.99 < share < 1.2  # small inputs are copied once more before a normalisation
+
+
+def test_small_inputs_are_no_larger_than_the_grid() -> None:
+    sizes: list[tuple[int, ...]] = []
+
+    def run(shape: tuple[int, ...]) -> Tensor:
+        sizes.append(shape)
+        return torch.zeros(shape) + 1
+
+    grid = (48, 56, 48)
+    cost = held(run, grid, 64)
+    assert sizes == [(1, 1, 64, 64, 64)]
+    assert cost is not None
+    assert cost(64**3) == 2 * 4 * 64**3
+    sizes.clear()
+    held(run, grid, 8)
+    assert sizes == [(1, 1, 32, 32, 32), (1, 1, 32, 32, 64)]
+
+
+def test_what_is_said_of_a_device_is_the_bound_that_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in (("memory_allocated", 10**9), ("memory_reserved", 10**9)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, size=size: size)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * 10**9, 80 * 10**9))
+    device = torch.device("cuda")
+    assert "8.00 GB can be used of what is free" in str(
+        Room("80GB").on(device).too_little("x", 1, "")
+    )
+    limited = str(Room("3GB").on(device).too_little("x", 1, ""))
+    assert "of --max-memory 3.00 GB the program itself holds 1.00 GB" in limited
 
 
 class Strided(nn.Module):

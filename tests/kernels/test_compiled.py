@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from deepatlas.kernels import compiled, empty, joining, normal, to_rows, trilinear
+from deepatlas import kernels
+from deepatlas.kernels import compiled, empty, exponential, joining, normal, to_rows, trilinear
 
 
 def test_without_a_place_for_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,6 +30,7 @@ def test_without_a_place_for_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
         *(lambda f=f: f(True) for f in (normal.moments_kernel, joining.sum_kernel)),
         *(lambda f=f: f(True, True) for f in (normal.apply_kernel, normal.back_apply_kernel)),
         lambda: normal.back_moments_kernel(False, True, True),
+        lambda: exponential.softmax_kernel(True),
         *(
             lambda f=f: f(3, 2, True)
             for f in (trilinear.values_kernel, trilinear.index_kernel, trilinear.image_kernel)
@@ -42,8 +44,19 @@ def test_kernels_enclose_numbers_only(made: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 5, 3 << 20])
-def test_memory_to_write_to(size: int) -> None:
+def test_memory_to_write_to(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranges: list[Any] = []
+    monkeypatch.setattr(kernels, "_madvise", lambda: lambda *given: ranges.append(given))
     found = empty((2, size), torch.bfloat16)
+    if size > 5:
+        ((low, length, advice),) = ranges
+        start, page = found.data_ptr(), 4096
+        assert start <= low.value < start + page
+        end = low.value + length.value
+        assert start + found.nbytes - page < end <= start + found.nbytes
+        assert advice == 14  # MADV_HUGEPAGE
+    else:
+        assert not ranges
     assert found.shape == (2, size)
     assert found.dtype == torch.bfloat16
     assert found.is_contiguous()

@@ -61,6 +61,11 @@ def test_in_the_memory_of_the_logits(compiled: bool) -> None:
     assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-7)
 
 
+def test_logits_that_lie_otherwise() -> None:
+    x = torch.randn(1, 3, 4, 5, 6)
+    assert torch.allclose(softmax_(x.clone()), x.softmax(dim=1), rtol=1e-5, atol=1e-7)
+
+
 def test_without_kernels_and_of_nothing() -> None:
     x = torch.randn(2, 3, 4, 5)
     with plain():

@@ -56,3 +56,17 @@ def test_another_type_beside_it_is_converted() -> None:
     out = join(torch.randn(1, 2, 3, 3).bfloat16(), torch.ones(1, 1, 6, 6))
     assert out.dtype == torch.bfloat16
     assert bool((out[:, 2] == 1).all())
+
+
+def test_single_voxels_and_memory_at_any_place() -> None:
+    """Strides of axes with one voxel, and where a tensor begins, may be any number."""
+    x, skip = torch.randn(2, 8, 1, 1, 1), torch.randn(2, 8, 2, 2, 2)
+    with plain():
+        wanted = join(x, skip)
+    assert torch.equal(join(x, skip), wanted)
+    somewhere = torch.randn(x.numel() + 1)[1:].view(2, 1, 1, 1, 8).movedim(-1, 1).requires_grad_()
+    out = join(somewhere, skip)
+    upstream = torch.randn(out.numel() + 1)[1:].view(2, 2, 2, 2, 16).movedim(-1, 1)
+    (gradient,) = torch.autograd.grad(out, somewhere, upstream)
+    summed = upstream[:, :8].sum(dim=(2, 3, 4), keepdim=True)
+    torch.testing.assert_close(gradient, summed)

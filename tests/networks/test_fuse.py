@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deepatlas.kernels import plain
-from deepatlas.networks.fuse import NormDropActivation, fuse
+from deepatlas.networks.fuse import NormDropActivation, Skip, fuse
 
 monai_nets = pytest.importorskip("monai.networks.nets")
 
@@ -128,3 +128,26 @@ def test_without_kernels_it_is_its_parts() -> None:
 )
 def test_what_it_does_not_know_stays(other: nn.Module) -> None:
     assert not fused_parts(fuse(nn.ModuleList([other])))
+
+
+def test_skip_connections_and_parts_within_parts() -> None:
+    blocks = pytest.importorskip("monai.networks.layers.simplelayers")
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.InstanceNorm2d(3), nn.PReLU())
+    network = blocks.SkipConnection(blocks.SkipConnection(inner)).train()
+    network.submodule.submodule[0].eval()
+    plain_one = copy.deepcopy(network)
+    fast = fuse(network)
+    assert [type(part) for part in list(fast.modules())[:3]] == [Skip, Skip, NormDropActivation]
+    assert [p.training for p in fast.modules()] == [p.training for p in plain_one.modules()]
+    assert list(fast.state_dict()) == list(plain_one.state_dict())
+    x = torch.randn(2, 3, 6, 5)
+    for one, other in zip(outcome(fast, x), outcome(plain_one, x), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_skips_that_do_not_fit_are_refused_as_before() -> None:
+    blocks = pytest.importorskip("monai.networks.layers.simplelayers")
+    network = fuse(blocks.SkipConnection(nn.AvgPool2d(2)))
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+        network(torch.randn(2, 3, 6, 2))

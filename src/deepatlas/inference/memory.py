@@ -69,11 +69,12 @@ class Room:
 
     def on(self, device: torch.device) -> Room:
         """The room there is now in the memory of a GPU."""
-        room = Room(self.limit)
         held = torch.cuda.memory_allocated(device)
         kept = torch.cuda.memory_reserved(device) - held  # by torch, for the next tensors
         free = int(_SPARE * (torch.cuda.mem_get_info(device)[0] + kept))
-        room.total = free if self.limit is None else min(free, self.limit - held)
+        limited = self.limit is not None and self.limit - held < free
+        room = Room(self.limit if limited else None)
+        room.total = self.limit - held if limited and self.limit is not None else free
         return room
 
     def fits(self, size: float) -> bool:
@@ -199,12 +200,13 @@ def held(run: Callable[..., Any], shape: Sequence[int], multiple: int = 1) -> Co
     """
     small = probe_shape(shape, multiple)
     wide = (*small[:-1], 2 * small[-1])
+    few, many = math.prod(small), math.prod(wide)
     try:
-        first, second = _history(run, small), _history(run, wide)
+        first = _history(run, small)
+        second = _history(run, wide) if many <= _padded(shape, multiple) else []
     except (RuntimeError, ValueError, AssertionError, BadInput):
         return None
-    few, many = math.prod(small), math.prod(wide)
-    if len(first) != len(second):  # it takes other steps on another size
+    if len(first) != len(second):  # it takes other steps on another size, or the grid is small
         peaks = max(first, default=0) / few, max(second, default=0) / many
         return Cost(((0.0, max(peaks)),))
     moments = set()
@@ -217,9 +219,10 @@ def held(run: Callable[..., Any], shape: Sequence[int], multiple: int = 1) -> Co
 def probe_shape(shape: Sequence[int], multiple: int) -> tuple[int, ...]:
     """A small input for a network on this grid.
 
-    It has at least two voxels where the network is coarsest, since normalising over one fails.
+    It has two voxels where the network is coarsest, since normalising over one fails, unless the
+    grid itself has one; it is no larger than the grid is when padded.
     """
-    least = (max(min(n, PROBE), 2 * multiple) for n in shape)
+    least = (min(max(min(n, PROBE), 2 * multiple), n + -n % multiple) for n in shape)
     return tuple(n + -n % multiple for n in least)
 
 
@@ -242,7 +245,10 @@ def multiple_of(network: nn.Module) -> int:
 
 def padded_voxels(network: nn.Module, shape: Sequence[int]) -> int:
     """Voxels of a grid padded to what the network needs."""
-    multiple = multiple_of(network)
+    return _padded(shape, multiple_of(network))
+
+
+def _padded(shape: Sequence[int], multiple: int) -> int:
     return math.prod(n + -n % multiple for n in shape)
 
 

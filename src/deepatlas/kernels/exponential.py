@@ -23,7 +23,7 @@ _LOWEST = -87.0  # below, the exponential is taken for zero
 
 @jit
 def exponential(x):  # type: ignore[no-untyped-def]
-    """exp(x) of a float32 that is not above zero, to 2 units in the last place."""
+    """exp(x) of a float32 that is not above zero, to 3 units in the last place."""
     t = max(x, F32(_LOWEST))
     n = np.floor(t * F32(1.44269504) + F32(0.5))
     r = t - n * F32(0.693359375) + n * F32(2.12194440e-4)  # ln 2 in two parts

@@ -29,10 +29,11 @@ def softmax(logits: Tensor, sharpen: float = 1.0) -> Tensor:
 
 
 def softmax_(logits: Tensor) -> Tensor:
-    """Probabilities in the memory of the logits (B, C, *S), float32 and channels last."""
+    """Probabilities of logits (B, C, *S), in their memory if they are float32 and channels last."""
     if usable(logits):
-        _fill(to_rows(logits), to_rows(logits), 1.0)
-        return logits
+        rows = to_rows(logits)
+        _fill(rows, rows, 1.0)
+        return rows.movedim(-1, 1)
     logits.sub_(logits.amax(dim=1, keepdim=True)).exp_()
     return logits.div_(logits.sum(dim=1, keepdim=True))
 

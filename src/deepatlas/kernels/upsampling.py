@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deepatlas.kernels import empty, in_parts, to_rows, usable
+from deepatlas.kernels import empty, flat_values, in_parts, to_rows, usable
 
 _WORD = 8  # bytes that are copied at once
 
@@ -39,7 +40,7 @@ class _Join(torch.autograd.Function):
         x, skip = to_rows(x), to_rows(skip)
         ctx.shapes = x.shape, skip.shape
         out = empty((*skip.shape[:-1], x.shape[-1] + skip.shape[-1]), x.dtype)
-        _run(_joining().join, math.prod(out.shape[:-2]), ctx.shapes, torch.int64, x, skip, out)
+        _run(_joining().join, math.prod(out.shape[:-2]), ctx.shapes, np.int64, x, skip, out)
         return out.movedim(-1, 1)
 
     @staticmethod
@@ -51,19 +52,21 @@ class _Join(torch.autograd.Function):
             for shape, wanted in zip(ctx.shapes, ctx.needs_input_grad, strict=True)
         )
         if skip is not None:
-            _run(joining.part, math.prod(skip.shape[:-2]), ctx.shapes, torch.int64, grad, skip)
+            _run(joining.part, math.prod(skip.shape[:-2]), ctx.shapes, np.int64, grad, skip)
         if x is not None:
             half = grad.dtype == torch.bfloat16
-            kind = torch.uint32 if half else torch.float32
+            kind = np.uint32 if half else np.float32
             _run(joining.sum_kernel(half), math.prod(x.shape[:-2]), ctx.shapes, kind, grad, x)
         return tuple(None if t is None else t.movedim(-1, 1) for t in (x, skip))
 
 
 def _run(
-    kernel: Any, rows: int, shapes: Sequence[torch.Size], kind: torch.dtype, *tensors: Tensor
+    kernel: Any, rows: int, shapes: Sequence[torch.Size], kind: type[np.generic], *tensors: Tensor
 ) -> None:
     """Run it on so many rows of these tensors, taken as values of this kind; shapes of x, skip."""
     place = len(shapes[0]) - 3, *shapes[0][-3:-1]
-    channels = (shape[-1] * tensors[0].element_size() // kind.itemsize for shape in shapes)
-    values = [tensor.detach().view(kind).flatten().numpy() for tensor in tensors]
+    channels = (
+        shape[-1] * tensors[0].element_size() // np.dtype(kind).itemsize for shape in shapes
+    )
+    values = [flat_values(tensor).view(kind) for tensor in tensors]
     in_parts(kernel, rows, *values, *place, *channels)

@@ -1,4 +1,4 @@
-"""Convolutions as they cost least on CPUs: the same layers, weights and results.
+"""Convolutions as they cost least on CPUs: the same layers and weights, results but for rounding.
 
 In bfloat16, oneDNN's convolutions of few channels leave most of a matrix unit empty. Channels last
 in memory, two or four voxels side by side along the last axis are one voxel with as many times the
@@ -11,27 +11,25 @@ a sum, where oneDNN takes three times as long as for all the rest.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _WIDEST, _FEW = 32, 8  # channels that folding makes at most; above the second there is no gain
 _PLAIN = {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1}
 
 
-class _Convolving(nn.Module):
-    """What the two share."""
+class _Folding(nn.Module):
+    """Of `Convolution2d` and `Convolution3d`: voxels side by side are taken as one."""
 
     weight: Tensor
     bias: Tensor | None
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Called by `nn.Conv2d` and `nn.Conv3d` for their work."""
-        if x.device.type != "cpu" or x.ndim != weight.ndim:
+        if x.device.type != "cpu" or x.ndim != weight.ndim or x.shape[1] != weight.shape[1]:
             return super()._conv_forward(x, weight, bias)  # type: ignore[misc]
         fold = folds(self, x.shape[-1]) if _half(x) else 1
         if fold == 1:
@@ -49,11 +47,11 @@ def _half(x: Tensor) -> bool:
     return torch.bfloat16 == (torch.get_autocast_dtype("cpu") if autocast else x.dtype)
 
 
-class Convolution2d(_Convolving, nn.Conv2d):
+class Convolution2d(_Folding, nn.Conv2d):
     """`nn.Conv2d`, faster on CPUs where there are few channels."""
 
 
-class Convolution3d(_Convolving, nn.Conv3d):
+class Convolution3d(_Folding, nn.Conv3d):
     """`nn.Conv3d`, faster on CPUs where there are few channels."""
 
 
@@ -85,13 +83,12 @@ def unfolded(x: Tensor, fold: int) -> Tensor:
 def folded_weight(weight: Tensor, fold: int) -> Tensor:
     """(O, I, ..., 3) as (fold * O, fold * I, ..., 3), for folded inputs and outputs."""
     outputs, inputs = weight.shape[:2]
-    placed = torch.einsum("oi...k,pqbk->poqi...b", weight, _places(fold).to(weight))
+    placed = torch.einsum("oi...k,pqbk->poqi...b", weight, _PLACES[fold].to(weight))
     placed = placed.reshape(fold * outputs, fold * inputs, *weight.shape[2:])
     layout = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
     return placed.contiguous(memory_format=layout)
 
 
-@lru_cache
 def _places(fold: int) -> Tensor:
     """(p, q, b, k): 1 where output p of a block takes input q of block b - 1 by weight k."""
     places = torch.zeros(fold, fold, 3, 3, device="cpu")
@@ -102,6 +99,10 @@ def _places(fold: int) -> Tensor:
     return places
 
 
+with torch.inference_mode(False):  # they take part in steps with gradients
+    _PLACES = {fold: _places(fold) for fold in (2, 4)}
+
+
 def strictly_channels_last(x: Tensor) -> Tensor:
     """The same, with the strides of channels last where there is one channel, too."""
     if x.shape[1] != 1 or not x.movedim(1, -1).is_contiguous():
@@ -110,13 +111,14 @@ def strictly_channels_last(x: Tensor) -> Tensor:
     return x.as_strided(x.shape, (strides[0], 1, *strides[1:-1]))
 
 
-class _Transposed(nn.Module):
-    """What the two share."""
+class _SummingBias(nn.Module):
+    """Of `TransposedConvolution2d` and `TransposedConvolution3d`."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """As of the class it stands for."""
         given: Any = self
         known = x.device.type == "cpu" and given.bias is not None and x.ndim == given.weight.ndim
+        known = known and x.dtype != torch.float64
         if output_size is not None or not known or not torch.is_grad_enabled():
             return super().forward(x, output_size)
         tensors = [x, given.weight, given.bias]
@@ -127,11 +129,11 @@ class _Transposed(nn.Module):
         return out
 
 
-class TransposedConvolution2d(_Transposed, nn.ConvTranspose2d):
+class TransposedConvolution2d(_SummingBias, nn.ConvTranspose2d):
     """`nn.ConvTranspose2d`, faster on CPUs."""
 
 
-class TransposedConvolution3d(_Transposed, nn.ConvTranspose3d):
+class TransposedConvolution3d(_SummingBias, nn.ConvTranspose3d):
     """`nn.ConvTranspose3d`, faster on CPUs."""
 
 
@@ -149,7 +151,6 @@ class _SummedBias(torch.autograd.Function):
         return torch.ops.aten.convolution(x, weight, bias, *ctx.numbers)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         by_x, by_weight, _ = torch.ops.aten.convolution_backward(

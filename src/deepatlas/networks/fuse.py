@@ -8,7 +8,6 @@ is taken apart into tensors that have their memory to themselves, which autograd
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any, cast
 
 import torch
@@ -55,24 +54,20 @@ class NormDropActivation(nn.Sequential):
 
 def fuse(network: nn.Module) -> nn.Module:
     """The network, in place, with our convolutions and such sequences run as one operation."""
-    for parent in list(network.modules()):
-        if type(parent) in FASTER:
-            parent.__class__ = FASTER[type(parent)]
-        for name, child in list(parent.named_children()):
-            if _concatenates(child):
-                setattr(parent, name, Skip(cast("Any", child).submodule).train(child.training))
-            elif _runs_in_order(child) and _fits(list(child.children())):
-                fused = NormDropActivation(OrderedDict(child.named_children()))
-                setattr(parent, name, fused.train(child.training))
+    for part in network.modules():
+        if type(part) in FASTER:
+            part.__class__ = FASTER[type(part)]
+        elif _concatenates(part):
+            part.__class__ = Skip
+        elif _runs_in_order(part) and _fits(list(part.children())):
+            part.__class__ = NormDropActivation
     return network
 
 
 class Skip(nn.Module):
     """MONAI's `SkipConnection` that concatenates: x beside what its submodule makes of x."""
 
-    def __init__(self, submodule: nn.Module) -> None:
-        super().__init__()
-        self.submodule = submodule
+    submodule: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         return _Concatenated.apply(x, self.submodule(x))
@@ -82,7 +77,8 @@ class _Concatenated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, one: Tensor, other: Tensor) -> Tensor:
         ctx.channels = one.shape[1], other.shape[1]
-        if not kernels.usable(one, other, half=True) or one.dtype != other.dtype:
+        fit = one.dtype == other.dtype and one[:, 0].shape == other[:, 0].shape
+        if not fit or not kernels.usable(one, other, half=True):
             return torch.cat([one, other], dim=1)
         out = kernels.empty((*one.shape[:1], *one.shape[2:], sum(ctx.channels)), one.dtype)
         out = out.movedim(-1, 1)
