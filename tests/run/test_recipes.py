@@ -24,6 +24,8 @@ from deepatlas.training.recipe import recipe_names
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 STEPS = 9  # at least one of each kind in every stage
 TOLERANCE = 0.02  # between machines and versions of torch
+# Of a term that is small beside the total: the order of one sum moves regularities by a tenth.
+SMALL = 5e-4
 SETTINGS = {"training.steps": STEPS, "training.validations": 1, "training.precision": "float32"}
 
 
@@ -54,7 +56,7 @@ def losses(run: RunFolder) -> list[dict[str, float]]:
 
 def close(found: list[dict[str, float]], tolerance: float) -> list[Any]:
     """These losses and all near them."""
-    return [pytest.approx(step, rel=tolerance, abs=1e-8) for step in found]
+    return [pytest.approx(step, rel=tolerance, abs=SMALL) for step in found]
 
 
 @pytest.fixture(scope="module")
