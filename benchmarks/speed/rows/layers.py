@@ -1,0 +1,124 @@
+"""What networks are made of, forward and backward, against PyTorch's own."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.speed import inputs
+from benchmarks.speed.measure import Candidate, Case, Row
+from benchmarks.speed.rows.kernels import in_both
+from deepatlas.kernels.softmax import softmax
+from deepatlas.losses.overlap import DiceCE
+from deepatlas.networks.blocks import channels_last, join, to_channels_last
+from deepatlas.networks.convolving import FASTER
+
+HALF = "bfloat16, channels last"
+
+
+def convolution(size: int, inputs_: int, outputs: int, transposed: bool) -> Case:
+    """Gradients by the weights, and by the input where it is not an image; the same layer twice."""
+    torch.manual_seed(0)
+    kind = nn.ConvTranspose3d if transposed else nn.Conv3d
+    more = {"stride": 2, "output_padding": 1} if transposed else {}
+    plain = channels_last(kind(inputs_, outputs, 3, padding=1, **more).bfloat16(), 3)
+    ours = copy.deepcopy(plain)
+    ours.__class__ = FASTER[type(plain)]
+    shape = [size // 2] * 3 if transposed else [size] * 3
+    x = to_channels_last(inputs.smooth(2, inputs_, shape).bfloat16())
+    return Case(
+        [_trained("deepatlas", ours, x, inputs_ > 1), _trained("PyTorch", plain, x, inputs_ > 1)],
+        comparable=False,
+        note=f"batch 2, {inputs_} to {outputs} channels",
+    )
+
+
+def _trained(name: str, layer: nn.Module, x: Tensor, wanted: bool) -> Candidate:
+    """The layer's output and its gradients; what follows needs channels last."""
+    leaf = x.clone().requires_grad_(wanted)
+    leaves = [*([leaf] if wanted else []), *layer.parameters()]
+    with torch.no_grad():
+        upstream = torch.ones_like(to_channels_last(layer(leaf)))
+
+    def run() -> list[Tensor]:
+        out = to_channels_last(layer(leaf))
+        return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
+
+    return Candidate(name, run, HALF)
+
+
+def classes(size: int, count: int) -> Case:
+    """Logits to probabilities, channels last as networks give them."""
+    logits = to_channels_last(inputs.smooth(2, count, [size] * 3))
+    return Case(
+        [
+            in_both("deepatlas", softmax, [logits], [True]),
+            in_both("PyTorch", lambda x: x.softmax(dim=1), [logits], [True]),
+        ],
+        least_bytes=4 * 2 * count * size**3 * 5,
+        note=f"batch 2, {count} classes, channels last",
+    )
+
+
+def overlap(size: int, count: int) -> Case:
+    """Dice and cross-entropy of soft maps against hard ones, with and without compiled loops."""
+    from deepatlas.kernels import plain
+
+    shape, part = [size] * 3, DiceCE()
+    p = to_channels_last(inputs.probabilities(2, count, shape))
+    q = F.one_hot(inputs.labels(2, count, shape, seed=1), count).movedim(-1, 1).float()
+
+    def uncompiled(p: Tensor, q: Tensor) -> Tensor:
+        with plain():
+            return part(p, q)
+
+    return Case(
+        [
+            in_both("deepatlas", part, [p, q], [True, False]),
+            in_both("ours in PyTorch", uncompiled, [p, q], [True, False]),
+        ],
+        least_bytes=4 * 2 * count * math.prod(shape) * 5,
+        note=f"batch 2, {count} classes",
+    )
+
+
+def decoder(size: int) -> Case:
+    """A coarser level at twice its size beside what came down, as the U-Net's finest level has."""
+    coarse = to_channels_last(inputs.smooth(2, 32, [size // 2] * 3).bfloat16())
+    skip = to_channels_last(inputs.smooth(2, 16, [size] * 3, seed=1).bfloat16())
+
+    def peer(x: Tensor, skip: Tensor) -> Tensor:
+        return torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), skip], dim=1)
+
+    return Case(
+        [
+            in_both("deepatlas", join, [coarse, skip], [True, True], how=HALF),
+            in_both("PyTorch", peer, [coarse, skip], [True, True], how=HALF),
+        ],
+        least_bytes=2 * 2 * size**3 * (2 * 48 + 2 * 16 + 2 * 4),
+        note="batch 2, 32 and 16 channels",
+    )
+
+
+FULL, SMALL, TINY = {"size": 96}, {"size": 64}, {"size": 16}
+FIRST = {"inputs_": 1, "outputs": 16, "transposed": False}
+UP = {"inputs_": 64, "outputs": 16, "transposed": True}
+ROWS = (
+    Row("first-convolution", "a network's first convolution", convolution, {**FULL, **FIRST},
+        {**SMALL, **FIRST}, {**TINY, **FIRST}, seconds=10.0),
+    Row("transposed-convolution", "transposed convolution", convolution, {**FULL, **UP},
+        {**SMALL, **UP}, {**TINY, **UP}, seconds=10.0),
+    Row("softmax3", "softmax, 3 classes", classes, {**FULL, "count": 3}, {**SMALL, "count": 3},
+        {**TINY, "count": 3}, seconds=10.0),
+    Row("softmax32", "softmax, 32 classes", classes, {**FULL, "count": 32}, None,
+        {**TINY, "count": 32}, seconds=20.0),
+    Row("dice-ce4", "Dice and cross-entropy, 4 classes", overlap, {**FULL, "count": 4},
+        {**SMALL, "count": 4}, {**TINY, "count": 4}, seconds=10.0),
+    Row("dice-ce32", "Dice and cross-entropy, 32 classes", overlap, {**FULL, "count": 32}, None,
+        {**TINY, "count": 32}, seconds=20.0),
+    Row("decoder", "a decoder's input", decoder, FULL, SMALL, TINY, seconds=10.0),
+)  # fmt: skip
