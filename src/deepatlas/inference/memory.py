@@ -72,9 +72,12 @@ class Room:
         held = torch.cuda.memory_allocated(device)
         kept = torch.cuda.memory_reserved(device) - held  # by torch, for the next tensors
         free = int(_SPARE * (torch.cuda.mem_get_info(device)[0] + kept))
-        limited = self.limit is not None and self.limit - held < free
-        room = Room(self.limit if limited else None)
-        room.total = self.limit - held if limited and self.limit is not None else free
+        if self.limit is not None and self.limit - held < free:
+            room = Room(self.limit)
+            room.total = self.limit - held
+        else:
+            room = Room()
+            room.total = free
         return room
 
     def fits(self, size: float) -> bool:

@@ -33,7 +33,7 @@ from deepatlas.io.images import (
 from deepatlas.io.paths import refuse_overwriting
 from deepatlas.io.transforms import write_displacement, write_transform
 from deepatlas.run.folder import RunFolder
-from deepatlas.spatial.geometry import Geometry
+from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.transform import Affine, Composite, DisplacementField, Transform, resample
 
 MOVED, MOVED_LABELS = "moved.nii.gz", "moved_labels.nii.gz"
@@ -147,19 +147,8 @@ def write_registration(
     if write not in ("main", "all"):
         raise BadInput(f"there is nothing called {write!r} to write; choose main or all")
     refuse_overwriting((moving, fixed, moving_labels), [out / name for name in NAMES])
-    labels = None if moving_labels is None else read_labels(moving_labels)
-    if labels is not None and not labels[0].geometry.coincides_with(read_geometry(moving)):
-        raise BadInput(
-            f"{moving_labels}: does not lie on the grid of {moving} (shape or affine differ); "
-            "give the labels of that scan"
-        )
-    dtype = _dtype_of(moving) if keep_dtype else np.dtype(np.float32)
-    image = read_image(moving)
-    if keep_dtype and dtype.kind in "iu" and float(image.data.abs().max()) > _EXACT:
-        raise BadInput(
-            f"{moving}: has values above 2^24, which interpolation in float32 does not keep; "
-            "leave --keep-dtype out"
-        )
+    labels = None if moving_labels is None else _labels_of(moving, moving_labels)
+    image, dtype = _image_and_type(moving, keep_dtype=keep_dtype)
     for path in (moving, fixed):
         say_if_forms_differ(read_header(path), path)
     transform, affine = find()
@@ -201,6 +190,29 @@ def write_registration(
         files=tuple(out / name for name in [*work, RECORD]),
         transform=transform,
     )
+
+
+def _labels_of(moving: Path, moving_labels: Path) -> tuple[Volume, np.dtype]:
+    """The label map of the moving scan; BadInput where it lies elsewhere."""
+    labels = read_labels(moving_labels)
+    if not labels[0].geometry.coincides_with(read_geometry(moving)):
+        raise BadInput(
+            f"{moving_labels}: does not lie on the grid of {moving} (shape or affine differ); "
+            "give the labels of that scan"
+        )
+    return labels
+
+
+def _image_and_type(moving: Path, *, keep_dtype: bool) -> tuple[Volume, np.dtype]:
+    """The moving scan, and the type that the moved one is written in."""
+    dtype = _dtype_of(moving) if keep_dtype else np.dtype(np.float32)
+    image = read_image(moving)
+    if keep_dtype and dtype.kind in "iu" and float(image.data.abs().max()) > _EXACT:
+        raise BadInput(
+            f"{moving}: has values above 2^24, which interpolation in float32 does not keep; "
+            "leave --keep-dtype out"
+        )
+    return image, dtype
 
 
 def _maps(

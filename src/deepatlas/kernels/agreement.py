@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from deepatlas.kernels.compiled import jit
+from deepatlas.kernels.normal import place_of
 
 F32 = np.float32
 _BLOCK = 64  # rows summed in float32 before they are added in float64
@@ -22,9 +23,7 @@ def difference_kernel(p, q, count, row, first, last):  # type: ignore[no-untyped
     one, two = np.zeros(row, F32), np.zeros(row, F32)
     for start in range(first, last, _BLOCK):
         for r in range(start, min(start + _BLOCK, last)):
-            item = r // rows
-            begin = (r % rows) * row
-            low, high = item * count + begin, item * count + min(begin + row, count)
+            item, low, high = place_of(r, count, row)
             a, b = p[low:high], q[low:high]
             for c in range(len(a)):
                 one[c] += abs(a[c] - b[c])
@@ -43,18 +42,10 @@ def back_difference_kernel(  # type: ignore[no-untyped-def]
     p, q, out, by_apart, by_both, count, row, first, last
 ):
     """Fills out with by_apart * sign(p - q) + by_both; these are (items, row)."""
-    rows = -(-count // row)
     for r in range(first, last):
-        item = r // rows
-        begin = (r % rows) * row
-        low, high = item * count + begin, item * count + min(begin + row, count)
-        a, b, into, sign, rest = (
-            p[low:high],
-            q[low:high],
-            out[low:high],
-            by_apart[item],
-            by_both[item],
-        )
+        item, low, high = place_of(r, count, row)
+        a, b, into = p[low:high], q[low:high], out[low:high]
+        sign, rest = by_apart[item], by_both[item]
         for c in range(len(a)):
             step = sign[c] if a[c] > b[c] else -sign[c]
             into[c] = (step if a[c] != b[c] else F32(0)) + rest[c]
@@ -63,12 +54,9 @@ def back_difference_kernel(  # type: ignore[no-untyped-def]
 @jit
 def likelihood_kernel(p, q, floor, count, row, first, last):  # type: ignore[no-untyped-def]
     """(items, 1, row) float64: sums of q log p, in the first place; p at least the floor."""
-    rows = -(-count // row)
     out = np.zeros((len(p) // count, 1, row), np.float64)
     for r in range(first, last):
-        item = r // rows
-        begin = (r % rows) * row
-        low, high = item * count + begin, item * count + min(begin + row, count)
+        item, low, high = place_of(r, count, row)
         a, b = p[low:high], q[low:high]
         total = F32(0)
         for c in range(len(a)):
@@ -81,11 +69,8 @@ def likelihood_kernel(p, q, floor, count, row, first, last):  # type: ignore[no-
 @jit
 def back_prediction_kernel(p, q, out, upstream, floor, count, row, first, last):  # type: ignore[no-untyped-def]
     """Fills out with upstream * q / p, zero where p is below the floor; upstream (items)."""
-    rows = -(-count // row)
     for r in range(first, last):
-        item = r // rows
-        begin = (r % rows) * row
-        low, high = item * count + begin, item * count + min(begin + row, count)
+        item, low, high = place_of(r, count, row)
         a, b, into, factor = p[low:high], q[low:high], out[low:high], upstream[item]
         for c in range(len(a)):
             into[c] = factor * b[c] / a[c] if a[c] >= floor else F32(0)
@@ -94,11 +79,8 @@ def back_prediction_kernel(p, q, out, upstream, floor, count, row, first, last):
 @jit
 def back_target_kernel(p, out, upstream, floor, count, row, first, last):  # type: ignore[no-untyped-def]
     """Fills out with upstream * log p."""
-    rows = -(-count // row)
     for r in range(first, last):
-        item = r // rows
-        begin = (r % rows) * row
-        low, high = item * count + begin, item * count + min(begin + row, count)
+        item, low, high = place_of(r, count, row)
         a, into, factor = p[low:high], out[low:high], upstream[item]
         for c in range(len(a)):
             into[c] = factor * np.log(max(a[c], floor))

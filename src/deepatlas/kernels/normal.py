@@ -50,6 +50,15 @@ def stays(place, seed, least):  # type: ignore[no-untyped-def]
     return U32(bits ^ U32(bits >> U32(16))) >= U32(least)
 
 
+@jit
+def place_of(r, count, row):  # type: ignore[no-untyped-def]
+    """The item that row r is of, and where its values begin and end."""
+    rows = -(-count // row)
+    begin = (r % rows) * row
+    item = r // rows
+    return item, item * count + begin, item * count + min(begin + row, count)
+
+
 @lru_cache(maxsize=2)
 def moments_kernel(half: bool) -> Any:
     """(items, 2, row) float64: sums of values and of squares, by place in the row."""
@@ -61,9 +70,8 @@ def moments_kernel(half: bool) -> Any:
         one, two = np.zeros(row, F32), np.zeros(row, F32)
         for start in range(first, last, _BLOCK):
             for r in range(start, min(start + _BLOCK, last)):
-                item = r // rows
-                begin = (r % rows) * row
-                values = x[item * count + begin : item * count + min(begin + row, count)]
+                item, low, high = place_of(r, count, row)
+                values = x[low:high]
                 for c in range(len(values)):
                     v = read_half(values[c]) if half else values[c]
                     one[c] += v
@@ -87,11 +95,8 @@ def apply_kernel(half: bool, dropping: bool) -> Any:
     def apply(  # type: ignore[no-untyped-def]
         x, out, scale, shift, slope, seed, least, count, row, first, last
     ):
-        rows = -(-count // row)
         for r in range(first, last):
-            item = r // rows
-            begin = (r % rows) * row
-            low, high = item * count + begin, item * count + min(begin + row, count)
+            item, low, high = place_of(r, count, row)
             values, into, a, b = x[low:high], out[low:high], scale[item], shift[item]
             for c in range(len(values)):
                 v = read_half(values[c]) if half else values[c]
@@ -120,9 +125,7 @@ def back_moments_kernel(half: bool, dropping: bool, sloping: bool) -> Any:
         one, two, three = np.zeros(row, F32), np.zeros(row, F32), np.zeros(row, F32)
         for start in range(first, last, _BLOCK):
             for r in range(start, min(start + _BLOCK, last)):
-                item = r // rows
-                begin = (r % rows) * row
-                low, high = item * count + begin, item * count + min(begin + row, count)
+                item, low, high = place_of(r, count, row)
                 values, upstream, a, b = x[low:high], grad[low:high], scale[item], shift[item]
                 for c in range(len(values)):
                     v = read_half(values[c]) if half else values[c]
@@ -156,11 +159,8 @@ def back_apply_kernel(half: bool, dropping: bool) -> Any:
     def back_apply(  # type: ignore[no-untyped-def]
         x, grad, out, scale, shift, by_x, constant, slope, seed, least, count, row, first, last
     ):
-        rows = -(-count // row)
         for r in range(first, last):
-            item = r // rows
-            begin = (r % rows) * row
-            low, high = item * count + begin, item * count + min(begin + row, count)
+            item, low, high = place_of(r, count, row)
             values, upstream, into = x[low:high], grad[low:high], out[low:high]
             a, b, p, q = scale[item], shift[item], by_x[item], constant[item]
             for c in range(len(values)):

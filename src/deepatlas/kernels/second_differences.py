@@ -74,6 +74,60 @@ def finish(into, direct, sloped, scale, C):  # type: ignore[no-untyped-def]
 
 
 @jit_in_order
+def add_squares(total, u, at, z, y, shape, C, weights, scale):  # type: ignore[no-untyped-def]
+    """Add the squares of a row, which begins at `at`: with itself, and with the rows after it."""
+    D, H, W = shape
+    row = W * C
+    down = H * row  # to the next plane
+    zz, yy, xx, zy, zx, yx = weights
+    here = u[at : at + row]
+    square_one(total, here[: -2 * C], here[C:-C], here[2 * C :], scale, xx)
+    if z + 1 < D:
+        below = u[at + down : at + down + row]
+        square_two(total, here, below, here[C:], below[C:], scale, zx)
+        if z > 0:
+            square_one(total, u[at - down :], here, below, scale, zz)
+        if y + 1 < H:
+            beside, both = u[at + row :], u[at + down + row : at + down + 2 * row]
+            square_two(total, here, below, beside, both, scale, zy)
+    if y + 1 < H:
+        beside = u[at + row : at + 2 * row]
+        square_two(total, here, beside, here[C:], beside[C:], scale, yx)
+        if y > 0:
+            square_one(total, u[at - row :], here, beside, scale, yy)
+
+
+@jit_in_order
+def add_gradient(direct, sloped, u, at, z, y, shape, C, weights):  # type: ignore[no-untyped-def]
+    """Add a row's gradient: directly, and to what is yet to be differentiated along the row."""
+    D, H, W = shape
+    row = W * C
+    down = H * row
+    zz, yy, xx, zy, zx, yx = weights
+    here = u[at : at + row]
+    for k in range(-1, 2):
+        sign = F32(-2) if k == 0 else F32(1)
+        if 0 < z + k < D - 1:
+            c = at + k * down
+            add_one(direct, u[c - down :], u[c:], u[c + down :], sign * zz)
+        if 0 < y + k < H - 1:
+            c = at + k * row
+            add_one(direct, u[c - row :], u[c:], u[c + row :], sign * yy)
+        if k != 0 and 0 <= z + k < D:
+            add_difference(sloped, here, u[at + k * down :], zx)
+        if k != 0 and 0 <= y + k < H:
+            add_difference(sloped, here, u[at + k * row :], yx)
+    for k in range(-1, 1):
+        for n in range(-1, 1):
+            if 0 <= z + k < D - 1 and 0 <= y + n < H - 1:
+                c = at + k * down + n * row
+                sign = F32(1) if k == n else F32(-1)
+                both = u[c + down + row :]
+                add_two(direct, u[c:], u[c + down :], u[c + row :], both, sign * zy)
+    add_along(direct, here, C, xx)
+
+
+@jit_in_order
 def bending(  # type: ignore[no-untyped-def]
     u, out, wanted, shape, C, weights, scale, first, last
 ):
@@ -88,58 +142,20 @@ def bending(  # type: ignore[no-untyped-def]
     """
     D, H, W = shape
     row = W * C
-    down = H * row  # to the next plane
-    zz, yy, xx, zy, zx, yx = weights
     direct, sloped, total = np.empty(row, F32), np.empty(row, F32), np.zeros(row, F32)
     energy = np.float64(0)
     for plane in range(first, last):
         z = plane % D
         for y in range(H):
-            at = plane * down + y * row
-            here = u[at : at + row]
-            square_one(total, here[: -2 * C], here[C:-C], here[2 * C :], scale, xx)
-            if z + 1 < D:
-                below = u[at + down : at + down + row]
-                square_two(total, here, below, here[C:], below[C:], scale, zx)
-                if z > 0:
-                    square_one(total, u[at - down :], here, below, scale, zz)
-                if y + 1 < H:
-                    beside, both = u[at + row :], u[at + down + row : at + down + 2 * row]
-                    square_two(total, here, below, beside, both, scale, zy)
-            if y + 1 < H:
-                beside = u[at + row : at + 2 * row]
-                square_two(total, here, beside, here[C:], beside[C:], scale, yx)
-                if y > 0:
-                    square_one(total, u[at - row :], here, beside, scale, yy)
+            at = (plane * H + y) * row
+            add_squares(total, u, at, z, y, shape, C, weights, scale)
             if y % _ROWS == 0 or y + 1 == H:
                 for x in range(row):
                     energy += total[x]
                 total[:] = 0
-            if not wanted:
-                continue
-            direct[:] = 0
-            sloped[:] = 0
-            for k in range(-1, 2):
-                sign = F32(-2) if k == 0 else F32(1)
-                if 0 < z + k < D - 1:
-                    c = at + k * down
-                    add_one(direct, u[c - down :], u[c:], u[c + down :], sign * zz)
-                if 0 < y + k < H - 1:
-                    c = at + k * row
-                    add_one(direct, u[c - row :], u[c:], u[c + row :], sign * yy)
-                if k != 0 and 0 <= z + k < D:
-                    add_difference(sloped, here, u[at + k * down :], zx)
-                if k != 0 and 0 <= y + k < H:
-                    add_difference(sloped, here, u[at + k * row :], yx)
-            for k in range(-1, 1):
-                for n in range(-1, 1):
-                    if 0 <= z + k < D - 1 and 0 <= y + n < H - 1:
-                        c = at + k * down + n * row
-                        sign = F32(1) if k == n else F32(-1)
-                        add_two(
-                            direct, u[c:], u[c + down :], u[c + row :], u[c + down + row :],
-                            sign * zy,
-                        )  # fmt: skip
-            add_along(direct, here, C, xx)
-            finish(out[at : at + row], direct, sloped, scale, C)
+            if wanted:
+                direct[:] = 0
+                sloped[:] = 0
+                add_gradient(direct, sloped, u, at, z, y, shape, C, weights)
+                finish(out[at : at + row], direct, sloped, scale, C)
     return energy

@@ -117,9 +117,9 @@ class _SummingBias(nn.Module):
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """As of the class it stands for."""
         given: Any = self
-        known = x.device.type == "cpu" and given.bias is not None and x.ndim == given.weight.ndim
-        known = known and x.dtype != torch.float64
-        if output_size is not None or not known or not torch.is_grad_enabled():
+        known = x.device.type == "cpu" and x.dtype != torch.float64 and x.ndim == given.weight.ndim
+        pays = given.bias is not None and torch.is_grad_enabled()
+        if output_size is not None or not known or not pays:
             return super().forward(x, output_size)
         tensors = [x, given.weight, given.bias]
         if torch.is_autocast_enabled("cpu"):
