@@ -10,25 +10,17 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.speed import inputs
 from benchmarks.speed.machine import convolution_flops
+from benchmarks.speed.rows.recipe import stepping as recipe_stepping
 from benchmarks.speed.rows.tutorial import Monai, Ours, made_up, stepping
-from deepatlas.data.batches import Batch, Scans
-from deepatlas.networks.registration import build_registration
-from deepatlas.networks.segmentation import build_segmentation
 from deepatlas.process import ENVIRONMENT, keep_freed_memory
-from deepatlas.training.recipe import load_recipe
-from deepatlas.training.stage_run import StageRun
-from deepatlas.training.tasks.base import Context
 
-RECIPE, CLASSES = "da", 4
 MARK = "profile:"
 Found = tuple[str, dict[str, Any]]
 # In this order: the first that occurs in an operation's name says its kind.
@@ -77,7 +69,7 @@ def main() -> None:
         torch.set_default_device(device)
     keep_freed_memory()
     for which in ("registration", "segmentation"):
-        found = profiled(_recipe_step(int(size), which), float(ceiling))
+        found = profiled(recipe_stepping(int(size), which), float(ceiling))
         print(MARK, json.dumps([f"recipe-{which}", {"size": int(size), **found}]), flush=True)
 
 
@@ -124,49 +116,6 @@ def kind_of(operation: str) -> str:
         if any(word in operation for word in words):
             return kind
     return "other"
-
-
-def _recipe_step(size: int, which: str) -> Callable[[], Any]:
-    """The joint stage of our recipe, batch 2, on images that are made up."""
-    recipe = load_recipe(RECIPE)
-    stage = recipe.stages[-1]
-    torch.manual_seed(0)
-    networks = nn.ModuleDict(
-        {
-            "segmentation": build_segmentation(
-                recipe.networks["segmentation"], ndim=3, classes=CLASSES
-            ),
-            "registration": build_registration(recipe.networks["registration"], ndim=3),
-        }
-    )
-    context = Context((1.0,) * 3, 1000, (0, stage.name), labelled=4, unlabelled=8)
-    run = StageRun(stage, networks, context, torch.get_default_device(), recipe.training.precision)
-    index = run.turns.index(which)
-    batch = _batch(run.task.request(index), size)
-
-    def step() -> Any:
-        return run.step(index, batch)
-
-    return step
-
-
-def _batch(request: Mapping[str, Any], size: int) -> Batch:
-    """What a task asks for, of images that are made up."""
-    scans, views = {}, {}
-    for number, (role, draw) in enumerate(request.items()):
-        has = draw.labelled == "yes"
-        scans[role] = Scans(
-            image=inputs.image(draw.count, [size] * 3, seed=number),
-            labels=inputs.labels(draw.count, CLASSES, [size] * 3, seed=number) * has,
-            labelled=torch.full((draw.count,), has),
-            present=torch.full((draw.count, CLASSES - 1), has),
-            ids=tuple(f"{role}{k}" for k in range(draw.count)),
-        )
-        if draw.augment is not None:
-            random = torch.Generator("cpu").manual_seed(number)
-            with torch.device("cpu"):
-                views[role] = draw.augment.draw(draw.count, [size] * 3, random, None)
-    return Batch(scans, views)
 
 
 if __name__ == "__main__":

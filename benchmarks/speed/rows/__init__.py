@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from benchmarks.speed.measure import Row
-from benchmarks.speed.rows import command, growth, kernels, layers, losses, pair, tutorial
+from benchmarks.speed.rows import command, growth, kernels, layers, losses, pair, recipe, tutorial
 
 ROWS: dict[str, Row] = {
     row.name: row
-    for part in (tutorial, kernels, losses, layers, pair, command, growth)
+    for part in (tutorial, recipe, kernels, losses, layers, pair, command, growth)
     for row in part.ROWS
 }
