@@ -52,6 +52,8 @@ def test_memory_to_write_to(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
         ((low, length, advice),) = ranges
         start, page = found.data_ptr(), 4096
         assert start <= low.value < start + page
+        assert low.value % page == 0
+        assert length.value % page == 0
         end = low.value + length.value
         assert start + found.nbytes - page < end <= start + found.nbytes
         assert advice == 14  # MADV_HUGEPAGE

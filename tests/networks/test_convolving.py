@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deepatlas.networks import convolving
 from deepatlas.networks.blocks import channels_last, to_channels_last
 from deepatlas.networks.convolving import (
     folded,
@@ -137,6 +139,18 @@ def test_training_after_inference() -> None:
     with torch.inference_mode():
         half(layer, x)
     half(layer, x).sum().backward()
+
+
+def test_imported_during_inference() -> None:
+    """As where the first thing that a process does is to segment."""
+    spec = importlib.util.find_spec(convolving.__name__)
+    assert spec is not None
+    assert spec.loader is not None
+    with torch.inference_mode():
+        again = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(again)
+    weight = torch.randn(8, 1, 3, 3, requires_grad=True)
+    again.folded_weight(weight, 4).sum().backward()
 
 
 def test_a_wrong_number_of_channels_is_said_in_the_layers_own_numbers() -> None:

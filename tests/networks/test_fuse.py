@@ -151,3 +151,16 @@ def test_skips_that_do_not_fit_are_refused_as_before() -> None:
     network = fuse(blocks.SkipConnection(nn.AvgPool2d(2)))
     with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
         network(torch.randn(2, 3, 6, 2))
+
+
+def test_skips_of_another_kind_or_with_listeners_stay() -> None:
+    blocks = pytest.importorskip("monai.networks.layers.simplelayers")
+    heard: list[str] = []
+    listened = blocks.SkipConnection(nn.Identity())
+    listened.register_forward_hook(lambda *given: heard.append("called"))
+    network = nn.Sequential(blocks.SkipConnection(nn.Identity(), mode="add"), listened)
+    x = torch.randn(2, 3, 6, 5)
+    expected = network(x)
+    assert [type(part) for part in fuse(network)] == [blocks.SkipConnection] * 2
+    torch.testing.assert_close(network(x), expected, rtol=0, atol=0)
+    assert len(heard) == 2
