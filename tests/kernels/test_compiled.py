@@ -28,7 +28,8 @@ def test_without_a_place_for_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     "made",
     [
         *(lambda f=f: f(True) for f in (normal.moments_kernel, joining.sum_kernel)),
-        *(lambda f=f: f(True, True) for f in (normal.apply_kernel, normal.back_apply_kernel)),
+        lambda: normal.apply_kernel(True, True, True),
+        lambda: normal.back_apply_kernel(True, True),
         lambda: normal.back_moments_kernel(False, True, True),
         lambda: exponential.softmax_kernel(True),
         *(

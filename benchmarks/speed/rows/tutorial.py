@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.speed import inputs
 from benchmarks.speed.measure import Candidate, Case, Outputs, Row
+from deepatlas.kernels.softmax import softmax
 from deepatlas.losses.fused import with_gradient
 from deepatlas.losses.regularity import Bending
 from deepatlas.losses.similarity import LocalNCC
@@ -81,6 +82,10 @@ class Monai:
         out: Tensor = network(x)
         return out
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Softmax over classes."""
+        return logits.softmax(dim=1)
+
     def registration(self, field: Tensor, maps: tuple[Tensor, Tensor], pair: Pair) -> Tensor:
         """Loss of a registration step; `maps` of moving and fixed are constants."""
         similarity = self.similarity(self.warp(pair.moving, field), pair.fixed)
@@ -110,6 +115,9 @@ class Ours(Monai):
         with torch.autocast(x.device.type, torch.bfloat16):
             out: Tensor = network(to_channels_last(x))
         return out.float()
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return softmax(logits)
 
     def registration(self, field: Tensor, maps: tuple[Tensor, Tensor], pair: Pair) -> Tensor:
         moved = warp(pair.moving, field, outside="border")
@@ -182,7 +190,8 @@ class Trainer:
     def _maps(self, pair: Pair) -> tuple[Tensor, Tensor]:
         network = self.networks["segmentation"]
         moving, fixed = (
-            self.parts.apply(network, x).softmax(dim=1) for x in (pair.moving, pair.fixed)
+            self.parts.probabilities(self.parts.apply(network, x))
+            for x in (pair.moving, pair.fixed)
         )
         return moving, fixed
 

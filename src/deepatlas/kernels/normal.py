@@ -87,9 +87,13 @@ def moments_kernel(half: bool) -> Any:
     return moments
 
 
-@lru_cache(maxsize=4)
-def apply_kernel(half: bool, dropping: bool) -> Any:
-    """Fills out with LeakyReLU of scale * x + shift; these are (items, row)."""
+@lru_cache(maxsize=8)
+def apply_kernel(half: bool, dropping: bool, inplace: bool) -> Any:
+    """Fills out with LeakyReLU of scale * x + shift; these are (items, row).
+
+    `inplace`, out is x, and the compiler has to know: where it only finds out that two arrays
+    overlap, it goes through them value by value.
+    """
 
     @jit
     def apply(  # type: ignore[no-untyped-def]
@@ -97,7 +101,8 @@ def apply_kernel(half: bool, dropping: bool) -> Any:
     ):
         for r in range(first, last):
             item, low, high = place_of(r, count, row)
-            values, into, a, b = x[low:high], out[low:high], scale[item], shift[item]
+            values, a, b = x[low:high], scale[item], shift[item]
+            into = values if inplace else out[low:high]
             for c in range(len(values)):
                 v = read_half(values[c]) if half else values[c]
                 y = a[c] * v + b[c]

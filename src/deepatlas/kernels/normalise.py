@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deepatlas.kernels import empty, flat_values, in_parts, to_rows
+from deepatlas.kernels import empty, flat_values, in_parts, to_rows, usable
 
 _ROW = 256  # values taken as one row, about
 _NOTHING = (np.uint32(0), np.uint32(0))  # a seed and a threshold of no dropout
@@ -51,9 +51,18 @@ def scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Te
     x = to_rows(x.detach())
     rows, out = Rows(x, pooled=True), empty(x.shape, x.dtype)
     along = rows.spread(scale.detach()[None]), rows.spread(shift.detach()[None])
-    rows.run(_normal().apply_kernel(rows.half, False), x, out, *along,
+    rows.run(_normal().apply_kernel(rows.half, False, False), x, out, *along,
              np.float32(slope), *_NOTHING)  # fmt: skip
     return out.movedim(-1, 1)
+
+
+def channel_sums(x: Tensor) -> Tensor:
+    """(C) float32: sums over all but the channels of (B, C, *S)."""
+    if not usable(x, half=True) or x.numel() == 0:
+        return x.sum([axis for axis in range(x.ndim) if axis != 1], dtype=torch.float32)
+    x = to_rows(x)
+    rows = Rows(x, pooled=True)
+    return rows.summed(rows.run(_normal().moments_kernel(rows.half), x))[0][0].float()
 
 
 def _normal() -> ModuleType:
@@ -109,7 +118,7 @@ class _Normalise(torch.autograd.Function):
         out = x if inplace else empty(x.shape, x.dtype)
         along = rows.spread(scale), rows.spread(shift), np.float32(float(slope))
         ctx.dropout = _dropout(drop)
-        kernel = normal.apply_kernel(rows.half, drop > 0)
+        kernel = normal.apply_kernel(rows.half, drop > 0, inplace)
         rows.run(kernel, x, out, *along, *ctx.dropout)
         ctx.save_for_backward(x, mean, inverse, scale, shift)
         ctx.slope, ctx.drop, ctx.pooled = slope, drop, pooled

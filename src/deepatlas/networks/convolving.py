@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deepatlas.kernels.normalise import channel_sums
+
 _WIDEST, _FEW = 32, 8  # channels that folding makes at most; above the second there is no gain
 _PLAIN = {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1}
 
@@ -158,8 +160,7 @@ class _SummedBias(torch.autograd.Function):
         )
         by_bias = None
         if ctx.needs_input_grad[2]:
-            axes = [axis for axis in range(upstream.ndim) if axis != 1]
-            by_bias = upstream.sum(axes, dtype=torch.float32).to(ctx.dtype)
+            by_bias = channel_sums(upstream).to(ctx.dtype)
         return by_x, by_weight, by_bias, *[None] * 5
 
 
