@@ -36,11 +36,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+ROOT = Path(__file__).resolve().parents[1]
 LAYOUT = {"kind": "benchmarks.speed.peers.vxm_dense:Layout", "ndim": "{ndim}"}
 DENSE = {"networks": {"registration": LAYOUT}, "training": {"precision": "float32"}}
+DENSE_RUN = "vxm-dense"
 RUNS: dict[str, tuple[dict[str, Any], list[str]]] = {  # what differs from the recipe
     "deepatlas": ({}, []),
-    "vxm-dense": (DENSE, []),
+    DENSE_RUN: (DENSE, []),
     "vxm-dense-slow": (DENSE, ["stages.registration.optimisers.registration.rate=1e-4"]),
 }
 SETTINGS = ["data.align=affine", "data.spacing_mm=[2,2,2]", "data.shape=[80,96,80]"]
@@ -73,12 +75,12 @@ def train(data: Path, out: Path, name: str, steps: int, threads: int, seed: int)
 
 def _path() -> str:
     """Where the processes that train find this package."""
-    return os.pathsep.join([str(Path(__file__).resolve().parents[1]), *sys.path])
+    return os.pathsep.join([str(ROOT), *sys.path])
 
 
 def seconds_per_step(data: Path, out: Path, threads: int) -> dict[str, float]:
     """Of each network, the median of short trials on all threads, taken in turns."""
-    found: dict[str, list[float]] = {"deepatlas": [], "vxm-dense": []}
+    found: dict[str, list[float]] = {"deepatlas": [], DENSE_RUN: []}
     for attempt in range(2):
         for name in found:
             with tempfile.TemporaryDirectory() as folder:
@@ -120,22 +122,34 @@ class Pairs:
             self.labels[scan] = prepared.labels
 
     def network(self, run: Path) -> Method:
+        """As a run's own session does it: ours in bfloat16, VxmDense's layout in float32."""
+        from deepatlas.inference.session import Session
+        from deepatlas.run.folder import RunFolder
+
+        return self.coarse(Session(RunFolder(run)).displacement)
+
+    def dense_our_way(self, run: Path) -> Method:
+        """The weights of VxmDense's layout in bfloat16, by our parts."""
+        from benchmarks.speed.peers.vxm_dense import Fast, VxmDense
+        from deepatlas.run.folder import RunFolder
+
+        trained = RunFolder(run).network("registration").get_submodule("module")
+        network = VxmDense().eval()
+        network.load_state_dict(trained.state_dict())
+        return self.coarse(Fast(network))
+
+    def coarse(self, deform: Callable[[Tensor, Tensor], Tensor]) -> Method:
         """Moving and fixed to the displacement in voxels of the fine grid, and the seconds.
 
         The fine grid has twice the voxels of the network's, edge on edge.
         """
-        from deepatlas.inference.session import Session
-        from deepatlas.run.folder import RunFolder
         from deepatlas.spatial.warp import warp
-
-        session = Session(RunFolder(run))
 
         @torch.inference_mode()
         def register(moving: str, fixed: str) -> tuple[Tensor, float]:
             started = time.perf_counter()
             small = [F.avg_pool3d(self.images[scan], 2) for scan in (moving, fixed)]
-            field = session._deformed(*small)[None]
-            field = 2 * F.interpolate(field, scale_factor=2, mode="trilinear")
+            field = 2 * F.interpolate(deform(*small), scale_factor=2, mode="trilinear")
             warp(self.images[moving], field, outside="border")
             return field, time.perf_counter() - started
 
@@ -185,6 +199,8 @@ def compare(data: Path, out: Path, with_ants: bool) -> dict[str, Any]:
     pairs = Pairs(data, out / "deepatlas", ids)
     trained = [name for name in RUNS if (out / name / "registration.safetensors").is_file()]
     methods: dict[str, Method] = {name: pairs.network(out / name) for name in trained}
+    if DENSE_RUN in trained:
+        methods[f"{DENSE_RUN} in bfloat16"] = pairs.dense_our_way(out / DENSE_RUN)
     if with_ants:
         methods["ANTs SyN"] = pairs.syn
     first = next(permutations(ids, 2))
@@ -247,6 +263,7 @@ def main() -> None:
     parser.add_argument("--no-ants", action="store_true")
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     args = parser.parse_args()
+    sys.path.insert(0, str(ROOT))  # for the layout of VxmDense
     data, out = args.data.resolve(), args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(args.threads)  # read once, by ANTs

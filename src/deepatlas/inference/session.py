@@ -124,14 +124,21 @@ class Session:
         """What the registration network and its field take on the grid; 0 where not known."""
         network, shape = self._registration, self.plan.shape
         cost = memory.held(
-            lambda small: self._deformed(*torch.zeros(2, *small)),
+            lambda small: self.displacement(*torch.zeros(2, *small)),
             shape,
             memory.multiple_of(network),
         )
         self.room.measure()
         return memory.for_network(cost, network, shape)
 
-    def _deformed(self, moving: Tensor, fixed: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def displacement(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        """What the registration network makes of two images (1, 1, *S) on the working grid.
+
+        Returns
+        -------
+        (1, d, *S) in its voxels, on the device: fixed voxels to moving ones.
+        """
         with half_precision(self.device, self.half):
             return self._registration(moving.to(self.device), fixed.to(self.device)).displacement
 
@@ -156,7 +163,7 @@ class Session:
         self.room.refuse(what, need, remedy)
         scans = [self.read(path) for path in (moving, fixed)]
         with self.room.taking(need):
-            displacement = self._deformed(*[scan.image[None] for scan in scans])
+            displacement = self.displacement(*[scan.image[None] for scan in scans])
             if not bool(displacement.isfinite().all()):
                 raise DeepAtlasError(
                     f"{self.run.path}: its registration network gives NaN or infinite values for "
