@@ -1,6 +1,6 @@
 """Peak memory of commands under `--max-memory`, beside the limit and what they did to keep it.
 
-    python benchmarks/memory_limit.py       writes docs/results/memory.md
+    python -m benchmarks.memory_limit       writes docs/results/memory.md
 
 Runs with the default networks, whose weights are drawn, and smooth noise as scans: the size of
 everything is that of real work, and nothing has to be trained. The peak is the largest resident
@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.speed import memory
+from deepatlas import __version__
 from deepatlas.compute import in_words, parse_memory
 from deepatlas.data.plan import Plan
 from deepatlas.io.images import write_image
@@ -31,12 +31,7 @@ from deepatlas.run.folder import RunFolder
 from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.training.recipe import load_recipe
 
-CODE = (
-    "import resource, sys; from deepatlas.cli import main; code = main(sys.argv[1:]);"
-    "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
-)
-UNIT = 1 if sys.platform == "darwin" else 1024
-WAY = re.compile(r"slabs of \d+ rows|window|\d+ tiles of [\dx ]+ voxels")
+WAY = re.compile(r"slabs of \d+ rows|\d+ tiles of [\dx ]+ voxels")
 
 
 @dataclass(frozen=True)
@@ -106,15 +101,14 @@ def measured(trial: Trial, folder: Path, threads: int) -> tuple[int, str]:
         scans = ["--moving", str(scan), "--fixed", str(other)]
     else:
         scans = [str(scan)]
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, command, str(run), *scans, "--out", str(folder / "out"),
-         *options, "--max-memory", trial.limit, "--threads", str(threads)],
-        capture_output=True, text=True, check=False,
+    done, peak = memory.call(
+        ["-m", "deepatlas", command, str(run), *scans, "--out", str(folder / "out"),
+         *options, "--max-memory", trial.limit, "--threads", str(threads)]
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"{trial}: {done.stderr}")
     found = WAY.search(done.stderr)
-    return int(done.stdout.split("peak")[1]) * UNIT, found.group() if found else "one pass"
+    return int(peak * 2**20), found.group() if found else "one pass"
 
 
 def main() -> None:
@@ -126,7 +120,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     args = parser.parse_args()
+    used = f"{args.threads} threads, torch {torch.__version__}, deepatlas {__version__}"
     lines = [
+        f"By `python -m benchmarks.memory_limit`: {used}.",
+        "",
         "| command | classes | grid | voxels of the scan | limit | peak | how |",
         "| --- " * 7 + "|",
     ]

@@ -18,7 +18,7 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]], whole: Mapping[str, Any]
         (f"{row['title']}\n{entry['name']}", entry["ratio"], row["goals"].get(entry["name"]))
         for row in rows
         for entry in row["candidates"]
-        if "ratio" in entry and entry["size"] is None
+        if "ratio" in entry and entry["size"] is None and not entry["name"].startswith("ours")
     ]
     if whole is not None:
         value = whole["ratio"]

@@ -3,29 +3,51 @@
 The figure is the largest resident memory while the call ran, less what was resident when it began:
 libraries are loaded, inputs and weights are there, and a tiny call has woken everything up. It
 counts every page that was touched, whoever allocated it (PyTorch, oneDNN, ITK), and no page that
-was only reserved. Of a command it is the largest resident memory of its process, libraries too. On
-a GPU it is what PyTorch's allocator held at most beyond what it began with.
+was only reserved. Of a command (`call`) it is the largest resident memory of its process, libraries
+too. On a GPU it is what PyTorch's allocator held at most beyond what it began with.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 MARK = "peak-mib:"
-UNIT = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss in a MiB
 # For glibc: what is freed goes back at once, so that blocks kept from before do not hide new ones.
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+# Runs a script or, with -m, a module, and writes its peak to a file. On Linux by its own mark:
+# ru_maxrss begins with what the process that started it held.
+WATCHING = """
+import atexit, pathlib, resource, runpy, sys
+def peak():
+    try:
+        lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+        return int(next(x for x in lines if x.startswith("VmHWM")).split()[1]) / 2**10
+    except OSError:
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+into = sys.argv[1]
+atexit.register(lambda: pathlib.Path(into).write_text(str(peak())))
+if sys.argv[2] == "-m":
+    sys.argv = sys.argv[3:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+else:
+    sys.argv = sys.argv[2:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+_called: list[float] = []  # peaks of commands
 
 
 def peak_mib(run: Callable[[], Any]) -> float:
@@ -37,11 +59,23 @@ def peak_mib(run: Callable[[], Any]) -> float:
         run()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    before, children = _start(), _of_children()
+    _called.clear()
+    before = _start()
     kept = run()
     peak = _highest() - before
     del kept
-    return _of_children() if _of_children() > children else peak
+    return max(_called, default=peak)
+
+
+def call(arguments: Sequence[str]) -> tuple[subprocess.CompletedProcess[str], float]:
+    """Run Python with a script, or -m and a module; what it said, and its peak in MiB."""
+    with tempfile.TemporaryDirectory() as folder:
+        into = Path(folder) / "peak"
+        command = [sys.executable, "-c", WATCHING, str(into), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        peak = float(into.read_text()) if into.is_file() else math.nan
+    _called.append(peak)
+    return done, peak
 
 
 def _start() -> float:
@@ -57,12 +91,8 @@ def _highest() -> float:
     try:
         return _status("VmHWM")
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / UNIT
-
-
-def _of_children() -> float:
-    """Of the largest child process so far; it counts libraries too."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / UNIT
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _status(name: str) -> float:

@@ -34,7 +34,7 @@ KINDS = (
     ("copies", ("copy_", "cat", "clone", "stack", "fill_", "zero_", "one_hot", "scatter", "index")),
     ("optimiser", ("_fused_adam", "_foreach", "lerp")),
     ("upsampling", ("upsample", "_Join")),
-    ("reductions", ("sum", "mean", "einsum")),
+    ("reductions", ("_SummedBias", "sum", "mean", "einsum")),
     ("element by element", ("mul", "add", "sub", "div", "sqrt", "abs", "where", "clamp", "pow")),
 )
 

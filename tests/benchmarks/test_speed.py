@@ -104,6 +104,23 @@ def test_a_row_gives_a_line_a_page_and_a_figure(tmp_path: Path) -> None:
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_peak_memory_of_a_command(tmp_path: Path) -> None:
+    """Of its own process, however much this one holds, and whatever came before."""
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nheld = b'1' * (int(sys.argv[1]) << 20)\nprint(sys.argv[1])\n")
+    here = b"1" * (300 << 20)
+    peaks = {}
+    for size in ("200", "50"):
+        done, peaks[size] = memory.call([str(script), size])
+        assert done.stdout == f"{size}\n"
+    assert peaks["200"] - peaks["50"] == pytest.approx(150, abs=5)
+    assert peaks["50"] < 100
+    assert memory.peak_mib(lambda: memory.call([str(script), "80"])) == pytest.approx(
+        peaks["50"] + 30, abs=5
+    )
+    del here
+
+
 def test_peak_memory_counts_what_was_freed_again() -> None:
     peak = memory.peak_mib(lambda: float(torch.ones(64, 2**18).sum()))
     assert peak == pytest.approx(64, abs=8)
@@ -125,6 +142,8 @@ def test_every_row_runs_and_its_candidates_agree(name: str) -> None:
             assert error(out, candidate.exact()).mean < 0.05
     if name in ("warp", "warp-both", "warp-maps", "warp-maps-back", "dice"):
         assert error(outputs[1], outputs[0]).relative < 1e-3
+    if name.startswith("recipe"):
+        assert torch.equal(outputs[0][0], outputs[1][0])
 
 
 def test_vxm_dense_has_the_weights_of_the_package() -> None:
@@ -145,6 +164,8 @@ def test_operations_have_a_kind() -> None:
     assert kind_of("aten::grid_sampler_3d_backward") == "sampling"
     assert kind_of("_NormaliseBackward") == "normalisation"
     assert kind_of("_IntegrateBackward") == "sampling"
+    assert kind_of("_SummedBiasBackward") == "reductions"
+    assert kind_of("_ConcatenatedBackward") == "copies"
     assert kind_of("aten::nonsense") == "other"
 
 

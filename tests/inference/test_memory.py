@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import subprocess
 import sys
 import threading
 import tracemalloc
@@ -20,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves
 
 from test_session import PLANS, SMALL, VALUES, importable, make_run, oblique, write_scan
 
+from benchmarks.speed.memory import call
 from deepatlas.compute import half_pays, in_words, parse_memory, used_memory
 from deepatlas.data.intensity import match
 from deepatlas.data.plan import Plan
@@ -374,26 +373,14 @@ def test_a_command_stays_below_its_limit(tmp_path: Path) -> None:
     path = noise(tmp_path / "scan.nii.gz", (180, 170, 160), 0.8)
     run = large_run(tmp_path / "run", (144, 136, 128))
     labels: dict[str, np.ndarray] = {}
+    said = ""
     for limit in ("4GB", "1050MB"):
         out = tmp_path / limit
-        peak = peak_of(
-            "segment", str(run.path), str(path), "--out", str(out), "--max-memory", limit
-        )
-        assert peak < parse_memory(limit)
+        command = ["segment", str(run.path), str(path), "--out", str(out), "--threads", "2"]
+        done, mib = call(["-m", "deepatlas", *command, "--max-memory", limit])
+        assert done.returncode == 0, done.stderr
+        said += done.stderr
+        assert 300 < mib < parse_memory(limit) / 2**20
         labels[limit] = read_labels(out / "scan.nii.gz")[0].data.numpy()
-    assert peak_of.said.count("slabs") == 1  # type: ignore[attr-defined]
+    assert said.count("slabs") == 1
     assert (labels["4GB"] != labels["1050MB"]).mean() < 0.01  # rounding in bfloat16, of noise
-
-
-def peak_of(*arguments: str) -> int:
-    """Bytes that a command held at most."""
-    code = (
-        "import sys, resource; from deepatlas.cli import main; code = main(sys.argv[1:]);"
-        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments, "--threads", "2"],
-        capture_output=True, text=True, check=True, env=os.environ,
-    )  # fmt: skip
-    peak_of.said = done.stderr  # type: ignore[attr-defined]
-    return int(done.stdout.split("peak")[1]) * (1 if sys.platform == "darwin" else 1024)

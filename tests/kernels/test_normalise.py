@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepatlas.kernels import plain
+from deepatlas.kernels import normal, plain
 from deepatlas.kernels.normalise import channel_sums
 from deepatlas.networks.normalisation import NormActivation
 
@@ -82,13 +82,18 @@ def test_threads_and_layout_hardly_matter() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("last", [True, False])
-def test_sums_of_channels(dtype: torch.dtype, last: bool) -> None:
+def test_sums_of_channels(dtype: torch.dtype, last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many values, in bfloat16 too, as near as float32 can say it."""
     torch.manual_seed(0)
     x = (torch.rand(2, 3, 41, 38, 29) - 0.2).to(dtype)
     x = x.contiguous(memory_format=torch.channels_last_3d) if last else x
     wanted = x.double().sum((0, 2, 3, 4)).float()
+    called: list[bool] = []
+    real = normal.moments_kernel
+    monkeypatch.setattr(normal, "moments_kernel", lambda half: called.append(half) or real(half))
     torch.testing.assert_close(channel_sums(x), wanted, rtol=1e-6, atol=0)
+    assert called == ([dtype == torch.bfloat16] if last else [])
     with plain():
         torch.testing.assert_close(channel_sums(x), wanted, rtol=1e-6, atol=0)
     assert channel_sums(x[:0]).tolist() == [0, 0, 0]
+    assert channel_sums(x.new_ones(()).expand(2, 3, 4, 5)).tolist() == [40, 40, 40]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import importlib.util
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deepatlas.kernels import plain
 from deepatlas.networks import convolving
 from deepatlas.networks.blocks import channels_last, to_channels_last
 from deepatlas.networks.convolving import (
@@ -130,6 +133,16 @@ def test_a_transposed_one_has_a_second_derivative() -> None:
     x = torch.randn(1, 2, 4, 5, requires_grad=True)
     (first,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), x)
+    assert float(second.abs().max()) > 0
+
+
+@pytest.mark.parametrize("context", [nullcontext, plain])
+def test_a_gradient_by_the_bias_can_be_followed(context: Callable[[], Any]) -> None:
+    _, layer = both(nn.ConvTranspose2d(2, 3, 3, padding=1), 2)
+    x = torch.randn(1, 2, 4, 5, requires_grad=True)
+    with context():
+        (first,) = torch.autograd.grad(layer(x).square().sum(), layer.bias, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), x)
     assert float(second.abs().max()) > 0
 
 

@@ -72,11 +72,12 @@ def test_a_constant_channel_stays_finite() -> None:
     assert torch.isfinite(x.grad).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("inplace", [True, False])
-def test_in_place_only_without_gradient(inplace: bool) -> None:
+def test_in_place_only_without_gradient(inplace: bool, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     module = NormActivation(4, slope=0.2, inplace=inplace)
-    x = torch.randn(2, 4, 6, 5, 8).contiguous(memory_format=torch.channels_last_3d)
+    x = torch.randn(2, 4, 6, 5, 8).to(dtype).contiguous(memory_format=torch.channels_last_3d)
     kept, wanted = x.clone(), module(x)
     assert torch.equal(x, kept)
     with torch.no_grad():

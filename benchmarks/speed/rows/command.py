@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.speed.measure import Candidate, Case, Outputs, Row
+from benchmarks.speed.memory import call
 from benchmarks.speed.peers import ants_register
 
 WRITTEN = ("moved.nii.gz", "transform.h5", "affine.mat")
@@ -16,9 +15,9 @@ WRITTEN = ("moved.nii.gz", "transform.h5", "affine.mat")
 
 def register(run: str, moving: str, fixed: str) -> Case:
     """Of two scans as they come; `run` is a trained run, whose plan says how it aligns."""
-    ours = [sys.executable, "-m", "deepatlas", "register", run, "--moving", moving]
+    ours = ["-m", "deepatlas", "register", run, "--moving", moving]
     ours += ["--fixed", fixed, "--out"]
-    ants = [sys.executable, ants_register.__file__, moving, fixed]
+    ants = [ants_register.__file__, moving, fixed]
     return Case(
         [
             Candidate("deepatlas", _command(ours), "as the run says"),
@@ -33,7 +32,7 @@ def _command(command: list[str]) -> Callable[[], Outputs]:
     def run() -> Outputs:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out"
-            done = subprocess.run([*command, str(out)], capture_output=True, text=True, check=False)
+            done, _ = call([*command, str(out)])
             missing = [name for name in WRITTEN if not (out / name).is_file()]
             if done.returncode or missing:
                 said = done.stderr.strip()[-500:]

@@ -4,8 +4,8 @@ Networks, losses, weights, optimisers and who gets gradient as in `deep_atlas_tu
 registration by UNet(16, 32, 32, 32, 32) to a displacement at full resolution, segmentation by
 UNet(8, 16, 16, 32, 32, 64, 64) into 4 classes, both with batch norm, dropout 0.2 and PReLU; local
 NCC of window 3, bending energy, Dice with background. The same layers stand on both sides; on ours
-they run in bfloat16, channels last, with what follows a convolution as one operation, and warps
-and losses are ours.
+they run in bfloat16, channels last, with what follows a convolution as one operation, and softmax,
+warps and losses are ours.
 """
 
 from __future__ import annotations

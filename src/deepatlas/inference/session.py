@@ -135,9 +135,11 @@ class Session:
     def displacement(self, moving: Tensor, fixed: Tensor) -> Tensor:
         """What the registration network makes of two images (1, 1, *S) on the working grid.
 
+        Whether there is memory for it is not looked at.
+
         Returns
         -------
-        (1, d, *S) in its voxels, on the device: fixed voxels to moving ones.
+        (1, d, *S) in voxels of the working grid, on the device: from fixed to moving.
         """
         with half_precision(self.device, self.half):
             return self._registration(moving.to(self.device), fixed.to(self.device)).displacement

@@ -91,8 +91,8 @@ def moments_kernel(half: bool) -> Any:
 def apply_kernel(half: bool, dropping: bool, inplace: bool) -> Any:
     """Fills out with LeakyReLU of scale * x + shift; these are (items, row).
 
-    `inplace`, out is x, and the compiler has to know: where it only finds out that two arrays
-    overlap, it goes through them value by value.
+    With `inplace` out is x. The compiler has to be told: where a kernel finds out at run time that
+    two arrays overlap, it goes through them value by value.
     """
 
     @jit

@@ -1,4 +1,4 @@
-"""Normalisation, dropout and LeakyReLU by the kernels of `normal`, as an autograd function."""
+"""Normalisation, dropout and LeakyReLU at once, and sums of channels, by the kernels of `normal`."""
 
 from __future__ import annotations
 
@@ -57,12 +57,17 @@ def scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Te
 
 
 def channel_sums(x: Tensor) -> Tensor:
-    """(C) float32: sums over all but the channels of (B, C, *S)."""
-    if not usable(x, half=True) or x.numel() == 0:
+    """(C) float32: sums over all but the channels of (B, C, *S), float32 or bfloat16.
+
+    PyTorch's sum writes bfloat16 as float32 first. The kernel's is for values that are channels
+    last, and where the sum itself needs no gradient.
+    """
+    last, followed = x.movedim(1, -1), x.requires_grad and torch.is_grad_enabled()
+    if followed or not usable(x, half=True) or not last.is_contiguous() or x.numel() == 0:
         return x.sum([axis for axis in range(x.ndim) if axis != 1], dtype=torch.float32)
-    x = to_rows(x)
-    rows = Rows(x, pooled=True)
-    return rows.summed(rows.run(_normal().moments_kernel(rows.half), x))[0][0].float()
+    rows = Rows(last, pooled=True)
+    sums, _ = rows.summed(rows.run(_normal().moments_kernel(rows.half), last))
+    return sums[0].float()
 
 
 def _normal() -> ModuleType:
