@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,14 @@ from torch.nn import functional as F
 from benchmarks.speed import inputs
 from benchmarks.speed.measure import Candidate, Case, Row
 from benchmarks.speed.rows.kernels import in_both
+from deepatlas.kernels.normalise import normalise
 from deepatlas.kernels.softmax import softmax
 from deepatlas.losses.overlap import DiceCE
 from deepatlas.networks.blocks import channels_last, join, to_channels_last
 from deepatlas.networks.convolving import FASTER
 
 HALF = "bfloat16, channels last"
+SLOPE, EPSILON = 0.01, 1e-5
 
 
 def convolution(size: int, inputs_: int, outputs: int, transposed: bool) -> Case:
@@ -49,6 +52,53 @@ def _trained(name: str, layer: nn.Module, x: Tensor, wanted: bool) -> Candidate:
         return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
 
     return Candidate(name, run, HALF)
+
+
+def normalisation(size: int) -> Case:
+    """Instance norm and LeakyReLU, with the gradients by all."""
+    x, weight, bias = _to_normalise(size)
+
+    def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return normalise(x, weight, bias, SLOPE, EPSILON)[0]
+
+    given, wanted = [x, weight, bias], [True] * 3
+    peer = in_both("PyTorch", _normalised, given, wanted, how=HALF)
+    return Case(
+        [replace(in_both("deepatlas", ours, given, wanted, how=HALF), exact=peer.exact), peer],
+        least_bytes=2 * x.numel() * 7,
+        note="batch 2, 16 channels",
+    )
+
+
+def normalisation_forward(size: int) -> Case:
+    """The same where no gradient is wanted: over the values themselves."""
+    x, weight, bias = _to_normalise(size)
+    own = x.clone()
+
+    @torch.inference_mode()
+    def ours() -> list[Tensor]:
+        return [normalise(own, weight, bias, SLOPE, EPSILON, inplace=True)[0]]
+
+    @torch.inference_mode()
+    def peer() -> list[Tensor]:
+        return [F.leaky_relu_(F.instance_norm(x, weight=weight, bias=bias, eps=EPSILON), SLOPE)]
+
+    return Case(
+        [Candidate("deepatlas", ours, HALF), Candidate("PyTorch", peer, HALF)],
+        least_bytes=2 * x.numel() * 3,
+        comparable=False,
+        note="batch 2, 16 channels",
+    )
+
+
+def _to_normalise(size: int) -> tuple[Tensor, Tensor, Tensor]:
+    x = to_channels_last(inputs.smooth(2, 16, [size] * 3).bfloat16())
+    return x, torch.arange(8, 24) / 16, torch.arange(-8, 8) / 16
+
+
+def _normalised(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+    return F.leaky_relu(F.instance_norm(x, weight=weight, bias=bias, eps=EPSILON), SLOPE)
 
 
 def classes(size: int, count: int) -> Case:
@@ -112,6 +162,9 @@ ROWS = (
         {**SMALL, **FIRST}, {**TINY, **FIRST}, seconds=10.0),
     Row("transposed-convolution", "transposed convolution", convolution, {**FULL, **UP},
         {**SMALL, **UP}, {**TINY, **UP}, seconds=10.0),
+    Row("normalisation", "norm and LeakyReLU", normalisation, FULL, SMALL, TINY, seconds=10.0),
+    Row("normalisation-forward", "the same, forward only", normalisation_forward, FULL, SMALL,
+        TINY, seconds=10.0),
     Row("softmax3", "softmax, 3 classes", classes, {**FULL, "count": 3}, {**SMALL, "count": 3},
         {**TINY, "count": 3}, seconds=10.0),
     Row("softmax32", "softmax, 32 classes", classes, {**FULL, "count": 32}, None,

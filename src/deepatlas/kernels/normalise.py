@@ -1,4 +1,4 @@
-"""Normalisation, dropout and LeakyReLU at once, and sums of channels, by the kernels of `normal`."""
+"""Normalisation, dropout and LeakyReLU at once, and channel sums, by the kernels of `normal`."""
 
 from __future__ import annotations
 
