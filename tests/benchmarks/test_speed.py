@@ -17,6 +17,7 @@ from benchmarks.speed import memory, report, results
 from benchmarks.speed.__main__ import main
 from benchmarks.speed.agreement import agreement
 from benchmarks.speed.figure import draw
+from benchmarks.speed.machine import convolution_flops
 from benchmarks.speed.measure import Candidate, Case, Row, error, ratio, spread, take_turns
 from benchmarks.speed.peers.vxm_dense import Fast, VxmDense, lively
 from benchmarks.speed.profile import kind_of
@@ -137,6 +138,7 @@ def test_every_row_runs_and_its_candidates_agree(name: str) -> None:
     outputs = [candidate.run() for candidate in case.candidates]
     assert all(bool(x.isfinite().all()) for out in outputs for x in out)
     assert set(row.goals) <= {candidate.name for candidate in case.candidates}
+    assert convolution_flops(case.candidates[0].run) >= 0  # it can be counted
     for candidate, out in zip(case.candidates, outputs, strict=True):
         if candidate.exact is not None:
             assert error(out, candidate.exact()).mean < 0.05

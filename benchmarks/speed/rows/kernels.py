@@ -42,7 +42,9 @@ def in_both(
             with torch.no_grad():
                 out = function(*leaves)
             if out.ndim:
-                upstream = inputs.smooth(*out.shape[:2], out.shape[2:], seed=9).to(out.dtype)
+                # Laid out as the output is: what follows keeps the layout.
+                values = inputs.smooth(*out.shape[:2], out.shape[2:], seed=9)
+                upstream = torch.empty_like(out).copy_(values)
 
         def run() -> Outputs:
             leaves_wanted = [x for x in leaves if x.requires_grad]

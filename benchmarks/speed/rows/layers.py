@@ -48,8 +48,11 @@ def _trained(name: str, layer: nn.Module, x: Tensor, wanted: bool) -> Candidate:
         upstream = torch.ones_like(to_channels_last(layer(leaf)))
 
     def run() -> list[Tensor]:
+        for x in leaves:
+            x.grad = None
         out = to_channels_last(layer(leaf))
-        return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
+        out.backward(upstream)
+        return [out.detach(), *(x.grad for x in leaves if x.grad is not None)]
 
     return Candidate(name, run, HALF)
 
@@ -102,12 +105,12 @@ def _normalised(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def classes(size: int, count: int) -> Case:
-    """Logits to probabilities, channels last as networks give them."""
+    """Logits to probabilities, channels last as networks give them and as warps want them."""
     logits = to_channels_last(inputs.smooth(2, count, [size] * 3))
     return Case(
         [
             in_both("deepatlas", softmax, [logits], [True]),
-            in_both("PyTorch", lambda x: x.softmax(dim=1), [logits], [True]),
+            in_both("PyTorch", lambda x: to_channels_last(x.softmax(dim=1)), [logits], [True]),
         ],
         least_bytes=4 * 2 * count * size**3 * 5,
         note=f"batch 2, {count} classes, channels last",

@@ -37,12 +37,16 @@ def exponential(x):  # type: ignore[no-untyped-def]
     return F32(0) if x < F32(_LOWEST) else p * power
 
 
-@lru_cache(maxsize=2)
-def softmax_kernel(half: bool) -> Any:
-    """Fills out, of float32, with the softmax of sharpen * x over runs of so many channels."""
+@lru_cache(maxsize=16)
+def softmax_kernel(half: bool, few: int) -> Any:
+    """Fills out, of float32, with the softmax of sharpen * x over runs of so many channels.
+
+    `few` is their number where it is small, so that loops over them are unrolled, else 0.
+    """
 
     @jit
     def softmax(x, out, channels, sharpen, first, last):  # type: ignore[no-untyped-def]
+        channels = few if few else channels
         buffer = np.empty(_BLOCK * channels, F32)
         for start in range(first, last, _BLOCK):
             voxels = min(_BLOCK, last - start)
@@ -71,13 +75,19 @@ def softmax_kernel(half: bool) -> Any:
     return softmax
 
 
-@jit
-def back_kernel(y, grad, out, channels, sharpen, first, last):  # type: ignore[no-untyped-def]
+@lru_cache(maxsize=8)
+def back_kernel(few: int) -> Any:
     """Fills out with sharpen * y * (grad - sum of grad * y)."""
-    for v in range(first, last):
-        low = v * channels
-        total = F32(0)
-        for c in range(low, low + channels):
-            total += grad[c] * y[c]
-        for c in range(low, low + channels):
-            out[c] = sharpen * y[c] * (grad[c] - total)
+
+    @jit
+    def back(y, grad, out, channels, sharpen, first, last):  # type: ignore[no-untyped-def]
+        channels = few if few else channels
+        for v in range(first, last):
+            low = v * channels
+            total = F32(0)
+            for c in range(channels):
+                total += grad[low + c] * y[low + c]
+            for c in range(channels):
+                out[low + c] = sharpen * y[low + c] * (grad[low + c] - total)
+
+    return back

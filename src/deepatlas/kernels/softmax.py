@@ -13,6 +13,9 @@ from torch.autograd.function import once_differentiable
 from deepatlas.kernels import empty, flat, flat_values, in_parts, to_rows, usable
 
 
+_FEW = 6  # channels, for each number of which a kernel is compiled
+
+
 def softmax(logits: Tensor, sharpen: float = 1.0) -> Tensor:
     """Probabilities (B, C, *S) float32 of logits times a factor, channels last on CPUs.
 
@@ -41,8 +44,12 @@ def softmax_(logits: Tensor) -> Tensor:
 def _fill(x: Tensor, out: Tensor, sharpen: float) -> None:
     """Write the softmax of rows (B, *S, C) to others, which may be the same."""
     channels, voxels = x.shape[-1], x.numel() // x.shape[-1]
-    kernel = _exponential().softmax_kernel(x.dtype == torch.bfloat16)
+    kernel = _exponential().softmax_kernel(x.dtype == torch.bfloat16, _few(channels))
     in_parts(kernel, voxels, flat_values(x), flat(out), channels, np.float32(sharpen))
+
+
+def _few(channels: int) -> int:
+    return channels if channels <= _FEW else 0
 
 
 def _exponential() -> ModuleType:
@@ -71,5 +78,5 @@ class _Softmax(torch.autograd.Function):
         out = empty(y.shape)
         channels, voxels = y.shape[-1], y.numel() // y.shape[-1]
         given = flat(y), flat(grad), flat(out), channels, np.float32(ctx.sharpen)
-        in_parts(_exponential().back_kernel, voxels, *given)
+        in_parts(_exponential().back_kernel(_few(channels)), voxels, *given)
         return out.to(ctx.dtype).movedim(-1, 1), None
