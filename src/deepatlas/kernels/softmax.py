@@ -12,7 +12,6 @@ from torch.autograd.function import once_differentiable
 
 from deepatlas.kernels import empty, flat, flat_values, in_parts, to_rows, usable
 
-
 _FEW = 6  # channels, for each number of which a kernel is compiled
 
 
