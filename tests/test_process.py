@@ -37,6 +37,7 @@ def test_nothing_is_set_for_a_torch_that_is_loaded() -> None:
 
 
 def test_memory_that_is_freed_stays_with_the_process() -> None:
+    """Not one page in four is taken anew; some are where the system takes idle ones back."""
     code = """
 import sys, resource, torch
 from deepatlas.process import keep_freed_memory
@@ -46,7 +47,7 @@ for _ in range(8):  # an aligned block may take another place at first
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(8):
     torch.ones(2**24)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1000 or not
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 30_000 or not
       sys.platform.startswith("linux"))
 """
     assert said(code) == "True"

@@ -130,6 +130,7 @@ def main() -> None:
     torch.set_num_threads(int(threads))
     if device != "cpu":
         torch.set_default_device(device)
+    from benchmarks.speed.memory import peak_mib  # of the module that rows know, not of this script
     from benchmarks.speed.rows import ROWS
 
     for name, parameters in json.loads(rows).items():

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +50,23 @@ def settle(level: Level, state: Candidates, kind: Kind, *, steps: int, keep: int
         order = costs.argsort()[:keep]
         found.append((matrices[order], control[order]))
     return Candidates(*(torch.stack(parts) for parts in zip(*found, strict=True)))
+
+
+class _Adam:
+    """Kingma & Ba 2015 for one tensor; that of PyTorch imports a compiler, which takes a second."""
+
+    def __init__(self, values: Tensor, epsilon: float) -> None:
+        self.values, self.epsilon, self.done = values, epsilon, 0
+        self.mean, self.square = torch.zeros_like(values), torch.zeros_like(values)
+
+    @torch.no_grad()
+    def step(self, gradient: Tensor, rate: float) -> None:
+        """Change the values in place."""
+        self.done += 1
+        self.mean.lerp_(gradient, 0.1)
+        self.square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+        size = (self.square / (1 - 0.999**self.done)).sqrt_().add_(self.epsilon)
+        self.values.addcdiv_(self.mean, size, value=-rate / (1 - 0.9**self.done))
 
 
 class _Rounds:
@@ -139,21 +155,16 @@ class _Rounds:
         with torch.enable_grad():
             control = control.clone().requires_grad_()
             tilt = control.new_zeros(*control.shape[:2], len(self.tilts)).requires_grad_()
-            groups: list[dict[str, Any]] = [
-                {"params": [control]},
-                {"params": [tilt], "eps": _FLAT},
-            ]
-            optimiser = torch.optim.Adam(groups, lr=_RATE)
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-            for _ in range(steps):
+            optimisers = [_Adam(control, 1e-8), _Adam(tilt, _FLAT)]
+            for step in range(steps):
                 full = self._spread(control, self.grid.shape)
                 full = full + torch.einsum("cdk,k...->cd...", tilt, self.tilts)
                 full = full * self.free
                 unlike, rough = self._terms(moved, fixed, counted, full)
-                optimiser.zero_grad()
-                (unlike + rough).backward()
-                optimiser.step()
-                schedule.step()
+                gradients = torch.autograd.grad(unlike + rough, (control, tilt))
+                rate = _RATE * (1 + math.cos(math.pi * step / steps)) / 2
+                for optimiser, gradient in zip(optimisers, gradients, strict=True):
+                    optimiser.step(gradient, rate)
             tilts = self._spread(self.tilts[None], self.count)[0]
             control = control + torch.einsum("cdk,k...->cd...", tilt, tilts)
         return control.detach() * self.free

@@ -153,6 +153,10 @@ class _Live(TorchDispatchMode):
         self.history: list[int] = []
         self._known: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # to PyTorch; else it imports its compiler, for seconds
+        return False
+
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
@@ -163,7 +164,8 @@ class Session:
             need = 0
         need = max(need, memory.for_field(grid.shape))
         self.room.refuse(what, need, remedy)
-        scans = [self.read(path) for path in (moving, fixed)]
+        with ThreadPoolExecutor(2) as pool:  # aligning a scan by its image takes seconds
+            scans = list(pool.map(self.read, (moving, fixed)))
         with self.room.taking(need):
             displacement = self.displacement(*[scan.image[None] for scan in scans])
             if not bool(displacement.isfinite().all()):
