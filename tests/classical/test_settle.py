@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from torch import Tensor
 
 from deepatlas.classical.candidates import Candidates
 from deepatlas.classical.pyramid import Level, level, ready, spacings
-from deepatlas.classical.settle import settle
+from deepatlas.classical.settle import _Adam, settle
 from deepatlas.data.phantom import Phantom
 from deepatlas.spatial.matrix import fit, to_matrix
 
@@ -63,3 +64,18 @@ def test_rigid_maps_stay_rigid() -> None:
     start = off(inside, 5, 2.5)[None, None]
     found = settle(finest, Candidates(start), "rigid", steps=10, keep=1).matrices[0, 0, :3, :3]
     torch.testing.assert_close(found.T @ found, torch.eye(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("epsilon", [1e-8, 0.3])
+def test_steps_are_those_of_pytorchs_adam(epsilon: float) -> None:
+    torch.manual_seed(0)
+    ours, theirs = (torch.ones(3, 4, requires_grad=True) for _ in range(2))
+    one, other = _Adam(ours, epsilon), torch.optim.Adam([theirs], lr=1.0, eps=epsilon)
+    for rate in (0.3, 0.2, 0.1, 0.05):
+        gradient = torch.randn(3, 4)
+        one.step(gradient, rate)
+        other.param_groups[0]["lr"] = rate
+        theirs.grad = gradient
+        other.step()
+    assert float((ours.detach() - 1).abs().max()) > 0.1
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import subprocess
 import sys
 import threading
 import tracemalloc
@@ -384,3 +386,15 @@ def test_a_command_stays_below_its_limit(tmp_path: Path) -> None:
         labels[limit] = read_labels(out / "scan.nii.gz")[0].data.numpy()
     assert said.count("slabs") == 1
     assert (labels["4GB"] != labels["1050MB"]).mean() < 0.01  # rounding in bfloat16, of noise
+
+
+def test_counting_does_not_import_pytorchs_compiler() -> None:
+    """Which takes two seconds of a command's start."""
+    code = (
+        "import sys, torch; from deepatlas.inference.memory import held;"
+        "print(held(torch.zeros, (4, 4))(16), 'torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert done.stdout == "64.0 False\n"
