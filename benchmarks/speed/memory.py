@@ -72,7 +72,8 @@ def call(arguments: Sequence[str]) -> tuple[subprocess.CompletedProcess[str], fl
     with tempfile.TemporaryDirectory() as folder:
         into = Path(folder) / "peak"
         command = [sys.executable, "-c", WATCHING, str(into), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        environment = {k: v for k, v in os.environ.items() if k not in GIVE_BACK}  # a user's own
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         peak = float(into.read_text()) if into.is_file() else math.nan
     _called.append(peak)
     return done, peak
@@ -110,7 +111,8 @@ def in_child(
     A row that fails, and those after one that ends the process, are left out, with a sentence.
     """
     task = [str(threads), device, json.dumps(rows)]
-    command = [sys.executable, "-m", "benchmarks.speed.memory", *task]
+    # Not -m, which would make this module twice there: as the script, and as rows import it.
+    command = [sys.executable, "-c", "from benchmarks.speed import memory; memory.main()", *task]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, **GIVE_BACK}
     )
@@ -130,7 +132,6 @@ def main() -> None:
     torch.set_num_threads(int(threads))
     if device != "cpu":
         torch.set_default_device(device)
-    from benchmarks.speed.memory import peak_mib  # of the module that rows know, not of this script
     from benchmarks.speed.rows import ROWS
 
     for name, parameters in json.loads(rows).items():
@@ -145,7 +146,3 @@ def main() -> None:
             print(f"{name}: {fault}", file=sys.stderr)
             continue
         print(MARK, json.dumps({name: peaks}), flush=True)
-
-
-if __name__ == "__main__":
-    main()
