@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deepatlas.classical.candidates import Candidates, plausible
+from deepatlas.classical.control import ControlGrid
 from deepatlas.classical.pyramid import Level
-from deepatlas.losses.regularity.bending import Bending
 from deepatlas.losses.similarity.lncc import LocalNCC
 from deepatlas.spatial.geometry import Geometry
 from deepatlas.spatial.grid import sample
@@ -29,7 +29,7 @@ _ACROSS = 12  # control points of the displacement along the foreground's longes
 _WINDOW = 0.2  # side of the windows that are compared, of that side
 _STIFFNESS = 0.05  # weight of the bending energy is the square of this share of that side, in mm^2
 _MARGIN = 2  # voxels around the foreground that count too
-_RATE = 0.3  # voxels in a step, about
+_RATE = 0.4  # voxels in a step, about
 _FLAT = 1e-3  # gradients of the linear part below this, per voxel, are taken as noise
 
 
@@ -97,11 +97,11 @@ class _Rounds:
         extent_mm = max(float((reach.amax(0) - reach.amin(0)).max()), level.spacing_mm)
         spacing = self.grid.spacing_mm
         self.weight_mm2 = (_STIFFNESS * extent_mm) ** 2
-        self.stiffness = Bending()
         reached = round(_WINDOW * extent_mm / level.spacing_mm / 2)
         self.similarity = LocalNCC(window=2 * max(1, reached) + 1)
         sides = [n * step for n, step in zip(shape, spacing, strict=True)]
-        self.count = [max(2, math.ceil(side * _ACROSS / extent_mm)) for side in sides]
+        wanted = [max(2, math.ceil(side * _ACROSS / extent_mm)) for side in sides]
+        self.count = [min(pair) for pair in zip(wanted, shape, strict=True)]
         pool = {2: F.max_pool2d, 3: F.max_pool3d}[d]
         self.wide = pool(self.core[None, None].float(), 2 * _MARGIN + 1, stride=1, padding=_MARGIN)
         axes = [
@@ -109,8 +109,9 @@ class _Rounds:
             for n, k in zip(shape, self.count, strict=True)
         ]
         control = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-        ends = [torch.linspace(-1, 1, n) for n in shape]
-        tilts = [torch.ones(shape), *torch.meshgrid(*ends, indexing="ij")]
+        self.controls = ControlGrid(self.count, shape, spacing, self.fixed)
+        ends = [torch.linspace(-1, 1, k) for k in self.count]
+        tilts = [torch.ones(self.count), *torch.meshgrid(*ends, indexing="ij")]
         self.tilts = torch.stack(tilts).to(self.fixed)
         self.control = self.grid.to_mm(control).to(self.fixed.device)
         self.linear = self.grid.affine[:d, :d].to(self.fixed)  # voxels -> mm
@@ -123,15 +124,15 @@ class _Rounds:
         if control is None:
             control = self.fixed.new_zeros(len(matrices), self.grid.ndim, *self.count)
         else:  # the grids of two levels cover the same, up to a voxel
-            control = self._spread(control, self.count)
+            control = _resized(control, self.count)
         control = self._deformed(
             moved,
             counted,
             torch.linalg.solve(self.linear, control.flatten(2)).reshape(control.shape),
             steps,
         )
-        full = self._spread(control, self.grid.shape)
-        costs = self._costs(moved, counted, full)
+        full = self.controls.spread(control)
+        costs = self._costs(moved, counted, control, full)
         points = self.points[self.core]
         change = fit(points, points + self._mm(full)[:, :, self.core].mT.double(), self.kind)
         # What the map does not follow is left over: change(x + rest(x)) = x + u(x).
@@ -152,38 +153,41 @@ class _Rounds:
     def _deformed(self, moved: Tensor, counted: Tensor, control: Tensor, steps: int) -> Tensor:
         """Displacements (C, d, *n) in voxels at the control points, by Adam from given ones."""
         fixed = self.fixed.expand_as(moved)
+        control = control * self.free
+        tilt = control.new_zeros(*control.shape[:2], len(self.tilts))
+        optimisers = [_Adam(control, 1e-8), _Adam(tilt, _FLAT)]
+        stiffness = 2 * self.weight_mm2 / len(control)
+        for step in range(steps):
+            slope = self._slope(moved, fixed, counted, control + self._tilted(tilt)) * self.free
+            by_tilt = torch.einsum("cd...,k...->cdk", slope, self.tilts)
+            by_control = slope + stiffness * self.controls.stiffness(control)
+            by_control = self.controls.smooth(by_control).contiguous()
+            rate = _RATE * (1 + math.cos(math.pi * step / steps)) / 2
+            for optimiser, gradient in zip(optimisers, (by_control, by_tilt), strict=True):
+                optimiser.step(gradient, rate)
+        return control + self._tilted(tilt)
+
+    def _tilted(self, tilt: Tensor) -> Tensor:
+        return torch.einsum("cdk,k...->cd...", tilt, self.tilts)
+
+    def _slope(self, moved: Tensor, fixed: Tensor, counted: Tensor, control: Tensor) -> Tensor:
+        """Gradient of what is unlike by the control points."""
         with torch.enable_grad():
-            control = control.clone().requires_grad_()
-            tilt = control.new_zeros(*control.shape[:2], len(self.tilts)).requires_grad_()
-            optimisers = [_Adam(control, 1e-8), _Adam(tilt, _FLAT)]
-            for step in range(steps):
-                full = self._spread(control, self.grid.shape)
-                full = full + torch.einsum("cdk,k...->cd...", tilt, self.tilts)
-                full = full * self.free
-                unlike, rough = self._terms(moved, fixed, counted, full)
-                gradients = torch.autograd.grad(unlike + rough, (control, tilt))
-                rate = _RATE * (1 + math.cos(math.pi * step / steps)) / 2
-                for optimiser, gradient in zip(optimisers, gradients, strict=True):
-                    optimiser.step(gradient, rate)
-            tilts = self._spread(self.tilts[None], self.count)[0]
-            control = control + torch.einsum("cdk,k...->cd...", tilt, tilts)
-        return control.detach() * self.free
+            control = control.requires_grad_()
+            warped = warp(moved, self.controls.spread(control), outside="border")
+            unlike = self.similarity(warped, fixed, mask=counted)
+            return torch.autograd.grad(unlike, control)[0]
 
-    def _terms(
-        self, moved: Tensor, fixed: Tensor, counted: Tensor, full: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        warped = warp(moved, full, outside="border")
-        rough = self.stiffness(full, spacing_mm=self.grid.spacing_mm)
-        return self.similarity(warped, fixed, mask=counted), self.weight_mm2 * rough
-
-    def _costs(self, moved: Tensor, counted: Tensor, full: Tensor) -> Tensor:
+    def _costs(self, moved: Tensor, counted: Tensor, control: Tensor, full: Tensor) -> Tensor:
         """(C,); what does not count is uncorrelated, so nothing is gained by leaving the field."""
+        warped = warp(moved, full, outside="border")
+        rough = (self.controls.stiffness(control) * control).flatten(1).sum(1)
         costs = []
         for k in range(len(moved)):
             own = slice(k, k + 1)
-            unlike, rough = self._terms(moved[own], self.fixed, counted[own], full[own])
-            costs.append(1 - (1 - unlike) * counted[k].sum() / self.wide.sum() + rough)
-        return torch.stack(costs).double()
+            alike = 1 - self.similarity(warped[own], self.fixed, mask=counted[own])
+            costs.append(1 - alike * counted[k].sum() / self.wide.sum())
+        return (torch.stack(costs) + self.weight_mm2 * rough).double()
 
     def _moved(self, number: int, matrices: Tensor) -> tuple[Tensor, Tensor]:
         """The moving scan under every map, on the fixed grid, and where it counts, (C, 1, *S)."""
@@ -198,9 +202,11 @@ class _Rounds:
         counted = self.wide * (within | self.level.closed[number])
         return sample(image, index, outside="border") * within, counted
 
-    def _spread(self, control: Tensor, shape: Sequence[int]) -> Tensor:
-        mode = {2: "bilinear", 3: "trilinear"}[self.grid.ndim]
-        return F.interpolate(control, size=tuple(shape), mode=mode, align_corners=True)
-
     def _mm(self, voxels: Tensor) -> Tensor:
         return torch.einsum("ij,cj...->ci...", self.linear, voxels)
+
+
+def _resized(control: Tensor, count: Sequence[int]) -> Tensor:
+    """Displacements at so many control points, from the first to the last on every axis."""
+    mode = {2: "bilinear", 3: "trilinear"}[len(count)]
+    return F.interpolate(control, size=tuple(count), mode=mode, align_corners=True)
