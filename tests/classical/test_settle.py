@@ -10,8 +10,9 @@ from torch import Tensor
 
 from deepatlas.classical.candidates import Candidates
 from deepatlas.classical.pyramid import Level, level, ready, spacings
-from deepatlas.classical.settle import _Adam, settle
+from deepatlas.classical.settle import _Adam, _Rounds, settle
 from deepatlas.data.phantom import Phantom
+from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.matrix import fit, to_matrix
 
 PHANTOM = Phantom(seed=11)
@@ -64,6 +65,20 @@ def test_rigid_maps_stay_rigid() -> None:
     start = off(inside, 5, 2.5)[None, None]
     found = settle(finest, Candidates(start), "rigid", steps=10, keep=1).matrices[0, 0, :3, :3]
     torch.testing.assert_close(found.T @ found, torch.eye(3, dtype=torch.float64))
+
+
+def test_nothing_moves_between_few_slices() -> None:
+    """A displacement from a round before may: what the map left over is turned with it."""
+    grid = Geometry.axis_aligned((24, 24, 2), (1.0, 1.0, 4.0))
+    away = grid.points_mm()[..., :2].norm(dim=-1)
+    scan = ready(Volume((8 - away).clamp(0, 4), grid))
+    assert scan is not None
+    rounds = _Rounds(level([scan], scan, 1.0), "affine")
+    moved, counted = rounds._moved(0, torch.eye(4, dtype=torch.float64)[None])
+    control = torch.ones(1, 3, *rounds.count)
+    found = rounds._deformed(moved, counted, control, 3)
+    assert bool((found[:, :2] != 0).all())
+    assert not bool(found[:, 2].any())
 
 
 @pytest.mark.parametrize("epsilon", [1e-8, 0.3])

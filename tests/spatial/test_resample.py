@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from deepatlas.kernels import plain
 from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.transform import (
     Affine,
@@ -26,6 +28,13 @@ sitk: Any = pytest.importorskip("SimpleITK")
 Slanted = Callable[..., Geometry]
 Waves = Callable[..., Tensor]
 dims = pytest.mark.parametrize("d", [2, 3])
+
+
+@pytest.fixture(autouse=True, params=["kernels", "plain"])
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """By kernels and without them."""
+    with plain() if request.param == "plain" else nullcontext():
+        yield
 
 
 def lps(d: int) -> np.ndarray:

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from benchmarks.speed import inputs
 from benchmarks.speed.measure import Candidate, Case, Outputs, Row, with_gradients
+from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.jacobian import jacobian_determinant
+from deepatlas.spatial.transform import Affine, Composite, DisplacementField, resample
 from deepatlas.spatial.velocity import integrate
 from deepatlas.spatial.warp import warp
 
@@ -176,6 +178,54 @@ def jacobian(size: int) -> Case:
     )
 
 
+def resampling(size: int, labels: bool) -> Case:
+    """A scan of 1 mm moved onto one of 1.1 mm, by affine map, field of 2 mm and affine map."""
+    d = 3
+    start, onto = (Geometry.axis_aligned([size] * d, [step] * d) for step in (1.0, 1.1))
+    coarse = Geometry.axis_aligned([size // 2 + 16] * d, [2.0] * d)
+    field = inputs.field(1, coarse.shape)[0].cpu()
+    turn = torch.eye(d + 1, dtype=torch.float64)
+    turn[0, 1], turn[1, 0], turn[2, 3] = 0.1, -0.1, 3.0
+    whole = Composite([Affine(turn), DisplacementField(field, coarse), Affine(turn)])
+    image = inputs.image(1, start.shape)[0, 0].cpu()
+    if labels:
+        image = (image * 30).long()
+    volume = Volume(image, start)
+
+    def ours() -> Outputs:
+        return (resample(volume, onto, whole, labels=labels).data[None, None],)
+
+    axes = (2, 1, 0)  # all grids lie along the axes, so RAS may stand for LPS
+    array = image.numpy().transpose(axes).copy()
+    moving, still = (SimpleITK.GetImageFromArray(array) for _ in range(2))
+    for picture, grid in ((moving, start), (still, onto)):
+        picture.SetSpacing(grid.spacing_mm)
+        picture.SetOrigin(grid.affine[:d, d].tolist())
+    millimetres = (2.0 * field).numpy().transpose(3, 2, 1, 0).astype(np.float64)
+    vectors = SimpleITK.GetImageFromArray(millimetres, isVector=True)
+    vectors.SetSpacing(coarse.spacing_mm)
+    vectors.SetOrigin(coarse.affine[:d, d].tolist())
+    linear = SimpleITK.AffineTransform(d)
+    linear.SetMatrix(turn[:d, :d].flatten().tolist())
+    linear.SetTranslation(turn[:d, d].tolist())
+    chain = SimpleITK.CompositeTransform(
+        [linear, SimpleITK.DisplacementFieldTransform(vectors), linear]
+    )
+    how = SimpleITK.sitkNearestNeighbor if labels else SimpleITK.sitkLinear
+
+    def by_itk() -> Outputs:
+        out = SimpleITK.Resample(moving, still, chain, how, 0.0)
+        return (torch.from_numpy(SimpleITK.GetArrayFromImage(out).transpose(axes))[None, None],)
+
+    return Case(
+        [
+            Candidate("deepatlas", ours, "places float64", exact=by_itk),
+            Candidate("SimpleITK", by_itk, "places float64", exact=by_itk),
+        ],
+        note="one scan, forward only; errors against SimpleITK's own",
+    )
+
+
 FULL, SMALL, TINY = {"size": 96}, {"size": 80}, {"size": 16}
 WARP = {"MONAI": 1.5}
 ROWS = (
@@ -188,4 +238,11 @@ ROWS = (
     Row("integrate", "scaling and squaring", integrate_velocity, FULL, SMALL, TINY, {"MONAI": 4.0}),
     Row("warp-forward", "warp, forward only", warp_forward, FULL, SMALL, TINY),
     Row("jacobian", "Jacobian determinant, forward only", jacobian, FULL, SMALL, TINY),
+    *(
+        Row(name, title, resampling, *({"size": n, "labels": labels} for n in (160, 96, 16)))
+        for name, title, labels in (
+            ("resample", "a scan onto another's grid through a whole map", False),
+            ("resample-labels", "a label map by the same", True),
+        )
+    ),
 )

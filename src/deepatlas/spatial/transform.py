@@ -9,6 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from deepatlas import kernels
+from deepatlas.kernels import resampling
+from deepatlas.kernels.resampling import Chain
 from deepatlas.spatial.field import invert
 from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.grid import identity_grid, interpolate
@@ -36,6 +39,8 @@ class Transform(ABC):
 
     def displacement(self, grid: Geometry) -> Tensor:
         """Displacement (d, *shape), float32, in voxels of `grid`, at each of its voxels."""
+        if (chain := _chain(grid, self, grid)) is not None:
+            return resampling.displacement(chain, grid.shape)
         out = torch.empty(grid.ndim, *grid.shape)
         for rows, points in grid.slabs():
             step = grid.to_index(self(points)) - grid.to_index(points)
@@ -273,7 +278,23 @@ def resample(
         those voxels' centres and faces, half a voxel, an image keeps their value, as in ITK.
     """
     data = volume.data.cpu()
-    out = torch.empty(onto.shape, dtype=data.dtype if labels else torch.float32)
+    data = data if labels else data.float()
+    chain = _chain(onto, transform, volume.geometry)
+    if chain is None:
+        found = _by_points(Volume(data, volume.geometry), onto, transform, labels, outside)
+    elif labels or chain.drift(onto.shape) < COINCIDE_VOXELS:
+        found = resampling.nearest(data.contiguous(), chain, onto.shape, outside)
+    else:
+        found = resampling.values(data.contiguous(), chain, onto.shape, outside)
+    return Volume(found, onto)
+
+
+def _by_points(
+    volume: Volume, onto: Geometry, transform: Transform | None, labels: bool, outside: float
+) -> Tensor:
+    """What `resample` gives, by any map of points."""
+    data = volume.data
+    out = torch.empty(onto.shape, dtype=data.dtype)
     for rows, points in onto.slabs():
         index = volume.geometry.to_index(points if transform is None else transform(points))
         nearest = torch.floor(index.round(decimals=6) + 0.5)  # a half goes up, as in ITK
@@ -283,7 +304,29 @@ def resample(
         if labels or (index - nearest).abs().max() < COINCIDE_VOXELS:  # nothing to interpolate
             values = data[tuple(voxel.nan_to_num(nan=0.0).long().unbind(-1))]
         else:
-            values = interpolate(data.unsqueeze(0), index)[..., 0]
-        values = values.to(out.dtype)
+            values = interpolate(data.unsqueeze(0), index)[..., 0].to(out.dtype)
         out[rows] = torch.where(inside, values, torch.full((), outside, dtype=out.dtype))
-    return Volume(out, onto)
+    return out
+
+
+def _chain(start: Geometry, transform: Transform | None, end: Geometry) -> Chain | None:
+    """A map from the voxels of one grid to those of another; None where kernels cannot take it."""
+    if not kernels.usable() or not (transform is None or _is_known(transform)):
+        return None
+    matrix = start.affine
+    matrices, fields = [], []
+    for part in [] if transform is None else transform.parts():
+        if isinstance(part, Affine):
+            matrix = part.matrix @ matrix
+        else:
+            matrices.append(torch.linalg.inv(part.geometry.affine) @ matrix)
+            fields.append(part.voxels.contiguous())
+            matrix = part.geometry.affine
+    return Chain([*matrices, torch.linalg.inv(end.affine) @ matrix], fields)
+
+
+def _is_known(transform: Transform) -> bool:
+    """Whether its parts, one after another, are all that it does."""
+    if isinstance(transform, Composite):
+        return all(_is_known(part) for part in transform.transforms)
+    return isinstance(transform, (Affine, DisplacementField, VelocityField))
