@@ -44,6 +44,17 @@ def use_threads(number: int | None) -> None:
 
 
 @contextmanager
+def threads_each(parts: int) -> Iterator[None]:
+    """A context whose new threads, so many, share the CPU threads of PyTorch among them."""
+    number = torch.get_num_threads()
+    torch.set_num_threads(max(1, number // parts))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(number)
+
+
+@contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
     """A context with PyTorch's deterministic algorithms, if wanted; else nothing changes.
 

@@ -7,6 +7,7 @@ control points.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 _BLUR = 0.7  # standard deviation of the smoothing of gradients, in control points
+_FAR = 3  # control points from where they have no weight; numbers next to 0 are slow
 
 
 class ControlGrid:
@@ -35,14 +37,16 @@ class ControlGrid:
         d = len(shape)
         # All components of a row of voxels at once: longer rows are multiplied faster.
         self.weights = [w.to(like) for w in outer] + [torch.kron(inner, torch.eye(d)).to(like)]
-        squares = [_squares(w) for w in weights]
-        self.terms = []
+        first, *others = [_blur(k) for k in count]
+        self.neighbours = _joint([first], [functools.reduce(torch.kron, others)], like)
+        own, *squares = [_squares(w) for w in weights]
+        terms: list[list[Tensor]] = [[], [], []]  # by the order of the first axis
         for a, b in itertools.combinations_with_replacement(range(d), 2):
             orders = [(axis == a) + (axis == b) for axis in range(d)]
             scale = (1 if a == b else 2) / (spacing_mm[a] * spacing_mm[b]) ** 2
-            parts = [own[order] for own, order in zip(squares, orders, strict=True)]
-            self.terms.append([(parts[0] * scale).to(like), *[p.to(like) for p in parts[1:]]])
-        self.neighbours = [_blur(k).to(like) for k in count]
+            parts = [squared[order] for squared, order in zip(squares, orders[1:], strict=True)]
+            terms[orders[0]].append(scale * functools.reduce(torch.kron, parts))
+        self.energies = _joint(own, [torch.stack(some).sum(0) for some in terms], like)
         self.squares_mm2 = like.new_tensor([s**2 for s in spacing_mm]).reshape(-1, *[1] * d)
 
     def spread(self, control: Tensor) -> Tensor:
@@ -66,21 +70,29 @@ class ControlGrid:
         Of each item; times the control points and summed up it is the energy in mm^-2, that of
         `losses.regularity.bending`.
         """
-        total = torch.zeros_like(control)
-        for term in self.terms:
-            total += _along_axes(control, term)
-        return total * self.squares_mm2
+        return _along(control, self.energies) * self.squares_mm2
 
     def smooth(self, gradient: Tensor) -> Tensor:
         """A gradient (C, d, *n) with that of close neighbours, in which it leads down as well."""
-        return _along_axes(gradient, self.neighbours)
+        return _along(gradient, self.neighbours)
 
 
-def _along_axes(control: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """Control points (C, d, *n) times a matrix along every axis of space."""
-    for axis, matrix in enumerate(matrices, 2):
-        control = torch.tensordot(control, matrix, dims=([axis], [1])).movedim(-1, axis)
-    return control
+def _joint(first: Sequence[Tensor], rest: Sequence[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
+    """What `_along` takes, of m matrices of the first axis and m of the others."""
+    count = len(first[0])
+    joint = torch.stack(list(first), dim=-1).reshape(count, -1), torch.cat(list(rest)).T
+    return joint[0].to(like), joint[1].to(like)
+
+
+def _along(control: Tensor, matrices: tuple[Tensor, Tensor]) -> Tensor:
+    """Control points (C, d, *n) times a sum of products, as `_joint` gives it.
+
+    Each is of a matrix of the first axis of space and one of all others together: fewer and larger
+    products than axis by axis.
+    """
+    first, rest = matrices
+    lines = control.reshape(-1, len(first), len(rest)) @ rest
+    return (first @ lines.reshape(len(lines), -1, len(rest))).reshape(control.shape)
 
 
 def _linear(count: int, n: int) -> Tensor:
@@ -92,7 +104,8 @@ def _linear(count: int, n: int) -> Tensor:
 def _blur(count: int) -> Tensor:
     """(count, count) float64 Gaussian weights, symmetric; rows are sums of about 1."""
     away = torch.arange(count, dtype=torch.float64)
-    weights = torch.exp(-0.5 * ((away[:, None] - away) / _BLUR).square())
+    away = (away[:, None] - away).abs()
+    weights = torch.exp(-0.5 * (away / _BLUR).square()) * (away <= _FAR)
     weights = weights / weights.sum(dim=1, keepdim=True)
     return (weights + weights.T) / 2
 

@@ -43,8 +43,8 @@ _FINE_TURNS: Turns = (
     *_around_axes(14.0),
     *itertools.product((-9.0, 9.0), repeat=3),
 )
-_MIDDLE = ((8, 8), (20, 3))  # steps of settling, and how many maps they leave
-_LAST = ((20, 2), (20, 1), (20, 1))
+_MIDDLE = ((8, 6), (16, 3))  # steps of settling, and how many maps they leave
+_LAST = ((16, 2), (16, 1), (16, 1))
 _TRIED, _FOLLOWED, _TRIES = 16, 4, 28  # maps at the first level, from it, turned
 _AT_ONCE = 125  # maps of a scan, to save memory
 

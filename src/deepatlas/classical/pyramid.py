@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deepatlas.spatial.geometry import Geometry, Volume
 
-_ACROSS = (18, 24, 44)  # voxels of each level along the longest side of the foreground
+_ACROSS = (18, 24, 40)  # voxels of each level along the longest side of the foreground
 _BLUR = 0.5  # standard deviation of the smoothing, in voxels of the coarser grid
 _CLIPPED = 0.005  # of the voxels, at either end of the intensities
 _LOOKED_AT = 1_000_000  # voxels that say where the ends are
@@ -80,8 +80,9 @@ class Level:
 def ready(volume: Volume, device: torch.device | str = "cpu") -> Scan | None:
     """The scan with its intensities clipped and scaled, or None if it is constant."""
     data = volume.data.to(device, torch.float32)
-    some = data.flatten()[:: max(1, data.numel() // _LOOKED_AT)].sort().values
-    low, high = (float(some[round(end * (len(some) - 1))]) for end in (_CLIPPED, 1 - _CLIPPED))
+    some = data.flatten()[:: max(1, data.numel() // _LOOKED_AT)]
+    numbers = (1 + round(end * (len(some) - 1)) for end in (_CLIPPED, 1 - _CLIPPED))
+    low, high = (float(some.kthvalue(number).values) for number in numbers)
     if not high > low:
         low, high = float(data.min()), float(data.max())
     if not high > low:
@@ -105,7 +106,7 @@ def foreground_threshold(image: Tensor) -> float:
 
 
 def spacings(fixed: Scan) -> list[float]:
-    """Spacings of the levels in mm, coarse to fine: 1/18, 1/24 and 1/44 of the foreground.
+    """Spacings of the levels in mm, coarse to fine: 1/18, 1/24 and 1/40 of the foreground.
 
     None is finer than the scan's own finest.
     """

@@ -29,7 +29,7 @@ _ACROSS = 12  # control points of the displacement along the foreground's longes
 _WINDOW = 0.2  # side of the windows that are compared, of that side
 _STIFFNESS = 0.05  # weight of the bending energy is the square of this share of that side, in mm^2
 _MARGIN = 2  # voxels around the foreground that count too
-_RATE = 0.4  # voxels in a step, about
+_RATE = 0.45  # voxels in a step, about
 _FLAT = 1e-3  # gradients of the linear part below this, per voxel, are taken as noise
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from deepatlas.compute import half_pays
+from deepatlas.compute import half_pays, threads_each
 from deepatlas.data.labels import classes_to_labels
 from deepatlas.data.prepare import (
     Preparation,
@@ -28,6 +28,11 @@ from deepatlas.io.subject import Subject
 from deepatlas.run.folder import RunFolder
 from deepatlas.spatial.geometry import Volume
 from deepatlas.spatial.transform import Composite, DisplacementField, Transform, fade_margin
+
+_REMEDY = (
+    "a registration network needs its whole grid at once: give it more, or train one on a coarser "
+    "or smaller grid (data.spacing_mm, data.shape)"
+)
 
 
 class Session:
@@ -153,19 +158,12 @@ class Session:
         ------
         BadInput : scans that cannot be prepared, or a working grid too large for the memory.
         """
-        need, grid = self._registration_bytes, self.plan.geometry
-        what = f"{self.run.path}: registration on its grid of {by(grid.shape)} voxels"
-        remedy = (
-            "a registration network needs its whole grid at once: give it more, or train one on "
-            "a coarser or smaller grid (data.spacing_mm, data.shape)"
-        )
-        if self.device.type != "cpu":
-            self.room.on(self.device).refuse(what, need, remedy)
-            need = 0
-        need = max(need, memory.for_field(grid.shape))
-        self.room.refuse(what, need, remedy)
-        with ThreadPoolExecutor(2) as pool:  # aligning a scan by its image takes seconds
-            scans = list(pool.map(self.read, (moving, fixed)))
+        if self.room.limit is not None:  # what it leaves is measured with nothing else going on
+            self._refuse_registration()
+        with threads_each(2), ThreadPoolExecutor(2) as pool:  # aligning by the image takes seconds
+            reading = [pool.submit(self.read, image) for image in (moving, fixed)]
+            need = self._refuse_registration()
+            scans = [scan.result() for scan in reading]
         with self.room.taking(need):
             displacement = self.displacement(*[scan.image[None] for scan in scans])
             if not bool(displacement.isfinite().all()):
@@ -173,11 +171,26 @@ class Session:
                     f"{self.run.path}: its registration network gives NaN or infinite values for "
                     f"{moving} and {fixed}; look at its losses in the report, and train it again"
                 )
+            grid = self.plan.geometry
             field = memory.for_field(grid.shape, fade_margin(displacement[0]))
-            self.room.refuse(f"{what}: its large displacement", field, remedy)
+            self.room.refuse(f"{self._registering}: its large displacement", field, _REMEDY)
             inner = DisplacementField.faded(displacement[0].cpu(), grid)
         first, last = (scan.preparation.transform for scan in reversed(scans))
         return Composite([first.inverse(), inner, last])
+
+    @property
+    def _registering(self) -> str:
+        return f"{self.run.path}: registration on its grid of {by(self.plan.shape)} voxels"
+
+    def _refuse_registration(self) -> float:
+        """Bytes that registration takes here; BadInput where there is too little."""
+        need = self._registration_bytes
+        if self.device.type != "cpu":
+            self.room.on(self.device).refuse(self._registering, need, _REMEDY)
+            need = 0
+        need = max(need, memory.for_field(self.plan.shape))
+        self.room.refuse(self._registering, need, _REMEDY)
+        return need
 
     def alignment(self, *, moving: Path, fixed: Path) -> Transform:
         """The part of the map that preparation alone does, fixed mm to moving mm."""
