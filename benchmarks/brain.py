@@ -6,7 +6,7 @@
 The first ten scans train, all with labels (the coarse groups), the last five test; nothing is
 chosen on either. All networks see the same stream of batches, with the same losses; ours works in
 bfloat16, the layout of the 2024 VxmDense in float32, once at our rate and once at VoxelMorph's own.
-The comparison also runs the weights of the first of these in bfloat16, by our parts.
+The comparison also runs the layout's weights in bfloat16, by our parts, and ours in float32.
 Equal budget: so many steps of each as take `--minutes` at the seconds per step that the command
 measures first, in turns on all threads (with `--steps`, so many); the faster network takes more
 of them. Training itself may then share the machine.
@@ -122,12 +122,14 @@ class Pairs:
             self.images[scan] = prepared.image[None]
             self.labels[scan] = prepared.labels
 
-    def network(self, run: Path) -> Method:
+    def network(self, run: Path, *, half: bool = True) -> Method:
         """As a run's own session does it, in the type that it was trained in where that pays."""
         from deepatlas.inference.session import Session
         from deepatlas.run.folder import RunFolder
 
-        return self.on_half_the_grid(Session(RunFolder(run)).displacement)
+        session = Session(RunFolder(run))
+        session.half &= half
+        return self.on_half_the_grid(session.displacement)
 
     def dense_in_bfloat16(self, run: Path) -> Method:
         """The weights of VxmDense's layout in bfloat16, by our parts."""
@@ -200,9 +202,15 @@ def compare(data: Path, out: Path, with_ants: bool) -> dict[str, Any]:
     ids = scan_ids(data)[-5:]
     pairs = Pairs(data, out / "deepatlas", ids)
     trained = [name for name in RUNS if (out / name / "registration.safetensors").is_file()]
-    methods: dict[str, Method] = {name: pairs.network(out / name) for name in trained}
-    if DENSE_RUN in trained and half_pays(torch.device("cpu")):
-        methods[f"{DENSE_RUN} in bfloat16"] = pairs.dense_in_bfloat16(out / DENSE_RUN)
+    methods: dict[str, Method] = {}
+    for name in trained:
+        methods[name] = pairs.network(out / name)
+        if not half_pays(torch.device("cpu")):
+            continue
+        if name.startswith(DENSE_RUN):
+            methods[f"{name} in bfloat16"] = pairs.dense_in_bfloat16(out / name)
+        else:
+            methods[f"{name} in float32"] = pairs.network(out / name, half=False)
     if with_ants:
         methods["ANTs SyN"] = pairs.syn
     first = next(permutations(ids, 2))

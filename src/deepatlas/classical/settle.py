@@ -30,6 +30,8 @@ _WINDOW = 0.2  # side of the windows that are compared, of that side
 _STIFFNESS = 0.05  # weight of the bending energy is the square of this share of that side, in mm^2
 _MARGIN = 2  # voxels around the foreground that count too
 _RATE = 0.45  # voxels in a step, about
+_BEGIN = 3  # steps until the rate is reached; the first go anywhere where little is to gain
+_CALM = 1e-6  # gradients by a control point below this, per voxel, are taken as noise
 _FLAT = 1e-3  # gradients of the linear part below this, per voxel, are taken as noise
 
 
@@ -155,14 +157,14 @@ class _Rounds:
         fixed = self.fixed.expand_as(moved)
         control = control * self.free
         tilt = control.new_zeros(*control.shape[:2], len(self.tilts))
-        optimisers = [_Adam(control, 1e-8), _Adam(tilt, _FLAT)]
-        stiffness = 2 * self.weight_mm2 / len(control)
+        optimisers = [_Adam(control, _CALM), _Adam(tilt, _FLAT)]
+        stiffness = 2 * self.weight_mm2
         for step in range(steps):
             slope = self._slope(moved, fixed, counted, control + self._tilted(tilt)) * self.free
             by_tilt = torch.einsum("cd...,k...->cdk", slope, self.tilts)
             by_control = slope + stiffness * self.controls.stiffness(control)
             by_control = self.controls.smooth(by_control).contiguous()
-            rate = _RATE * (1 + math.cos(math.pi * step / steps)) / 2
+            rate = _RATE * min(1, (step + 1) / _BEGIN) * (1 + math.cos(math.pi * step / steps)) / 2
             for optimiser, gradient in zip(optimisers, (by_control, by_tilt), strict=True):
                 optimiser.step(gradient, rate)
         return control + self._tilted(tilt)
@@ -176,7 +178,7 @@ class _Rounds:
             control = control.requires_grad_()
             warped = warp(moved, self.controls.spread(control), outside="border")
             unlike = self.similarity(warped, fixed, mask=counted)
-            return torch.autograd.grad(unlike, control)[0]
+            return torch.autograd.grad(unlike, control, torch.tensor(float(len(control))))[0]
 
     def _costs(self, moved: Tensor, counted: Tensor, control: Tensor, full: Tensor) -> Tensor:
         """(C,); what does not count is uncorrelated, so nothing is gained by leaving the field."""

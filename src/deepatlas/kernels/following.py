@@ -124,15 +124,19 @@ def copies(matrices, fields, shapes, d, grid, space, image, out, outside, first,
 
 @jit_in_order
 def values(matrices, fields, shapes, d, grid, space, image, out, outside, first, last):  # type: ignore[no-untyped-def]
-    """Values of an image at each voxel of rows first to last."""
+    """Values of an image at each voxel of rows first to last; on a voxel its own, untouched."""
     e = U(first * grid[1] * grid[2])
     for z in range(first, last):
         for y in range(grid[1]):
             for x in range(grid[2]):
                 a, b, c = follow(matrices, fields, shapes, d, z, y, x)
+                p, q, r = nearest(a), nearest(b), nearest(c)
                 out[e] = outside
-                if within(nearest(a), nearest(b), nearest(c), space):
-                    out[e] = value(image, space, a, b, c)
+                if within(p, q, r, space):
+                    if max(abs(a - p), abs(b - q), abs(c - r)) < 1 / EXACT:
+                        out[e] = image[U((int(p) * space[1] + int(q)) * space[2] + int(r))]
+                    else:
+                        out[e] = value(image, space, a, b, c)
                 e += U(1)
 
 
