@@ -6,7 +6,8 @@
 The first ten scans train, all with labels (the coarse groups), the last five test; nothing is
 chosen on either. All networks see the same stream of batches, with the same losses; ours works in
 bfloat16, the layout of the 2024 VxmDense in float32, once at our rate and once at VoxelMorph's own.
-The comparison also runs the layout's weights in bfloat16, by our parts, and ours in float32.
+Where bfloat16 pays, the comparison also runs the layout's weights in it, by our parts, and ours in
+float32.
 Equal budget: so many steps of each as take `--minutes` at the seconds per step that the command
 measures first, in turns on all threads (with `--steps`, so many); the faster network takes more
 of them. Training itself may then share the machine.
@@ -203,13 +204,12 @@ def compare(data: Path, out: Path, with_ants: bool) -> dict[str, Any]:
     pairs = Pairs(data, out / "deepatlas", ids)
     trained = [name for name in RUNS if (out / name / "registration.safetensors").is_file()]
     methods: dict[str, Method] = {}
+    fast = half_pays(torch.device("cpu"))
     for name in trained:
         methods[name] = pairs.network(out / name)
-        if not half_pays(torch.device("cpu")):
-            continue
-        if name.startswith(DENSE_RUN):
+        if fast and name.startswith(DENSE_RUN):
             methods[f"{name} in bfloat16"] = pairs.dense_in_bfloat16(out / name)
-        else:
+        elif fast:
             methods[f"{name} in float32"] = pairs.network(out / name, half=False)
     if with_ants:
         methods["ANTs SyN"] = pairs.syn

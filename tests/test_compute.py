@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from deepatlas.compute import (
     deterministic,
     free_in_group,
     free_memory,
+    threads_each,
     use_threads,
 )
 from deepatlas.errors import BadInput
@@ -45,6 +47,17 @@ def test_named_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(BadInput, match=r"cuda:2 is not here: .* sees 2 GPUs; use --device cpu"):
         choose_device("cuda:2")
+
+
+def test_threads_are_shared_until_the_end(threads: int) -> None:
+    torch.set_num_threads(6)
+    with threads_each(2), ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda _: torch.get_num_threads(), range(4))) == [3] * 4
+    with pytest.raises(ZeroDivisionError), threads_each(3):
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == 6
+    with threads_each(9):
+        assert torch.get_num_threads() == 1
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cpu:0", "", "Auto"])

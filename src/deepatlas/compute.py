@@ -45,7 +45,11 @@ def use_threads(number: int | None) -> None:
 
 @contextmanager
 def threads_each(parts: int) -> Iterator[None]:
-    """A context whose new threads, so many, share the CPU threads of PyTorch among them."""
+    """A context in which PyTorch, and the kernels, use a share of their threads in every thread.
+
+    For so many threads that are started in it: a thread takes the number that is set when it first
+    asks. The number is one for the whole process, so contexts must not overlap in time.
+    """
     number = torch.get_num_threads()
     torch.set_num_threads(max(1, number // parts))
     try:

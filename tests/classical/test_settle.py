@@ -60,6 +60,16 @@ def test_rounds_lead_towards_the_best_map() -> None:
     assert errors[2] < 0.9 * errors[1]
 
 
+def test_candidates_do_not_touch_one_another() -> None:
+    finest, inside, best = drawn()
+    candidates = [best @ off(inside, 8, 0), best, best @ off(inside, 0, 3)]
+    together = settle(finest, Candidates(torch.stack(candidates)[None]), "affine", steps=4, keep=3)
+    for k, alone in enumerate(candidates):
+        found = settle(finest, Candidates(alone[None, None]), "affine", steps=4, keep=1)
+        nearest = min(float((m - found.matrices[0, 0]).abs().max()) for m in together.matrices[0])
+        assert nearest < 1e-3, k
+
+
 def test_rigid_maps_stay_rigid() -> None:
     finest, inside, _ = drawn()
     start = off(inside, 5, 2.5)[None, None]

@@ -26,7 +26,16 @@ from deepatlas.data.intensity import match
 from deepatlas.data.plan import Plan
 from deepatlas.errors import BadInput
 from deepatlas.inference.chain import warp
-from deepatlas.inference.memory import Cost, Room, _Live, for_field, for_inverse, held, to_read
+from deepatlas.inference.memory import (
+    Cost,
+    Room,
+    _Live,
+    for_chain,
+    for_field,
+    for_inverse,
+    held,
+    to_read,
+)
 from deepatlas.inference.register import register, write_registration
 from deepatlas.inference.segment import segment
 from deepatlas.inference.session import Session
@@ -288,6 +297,44 @@ def test_too_little_for_anything(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"registration on its grid of 32 x 40 x 24 .*spacing_mm"):
         register(run, moving=path, fixed=path, out=tmp_path / "pair", max_memory="1MB")
     assert not (tmp_path / "pair").exists()
+
+
+def test_a_pair_may_take_what_is_free_though_reading_takes_some_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network is measured while scans are read; without a limit that counts nothing twice."""
+    path = tmp_path / "scan.nii.gz"
+    write_scan(path, oblique(3))
+    session = Session(make_run(tmp_path / "run", PLANS[3]))
+    total, threads = session.room.total, torch.get_num_threads()
+    monkeypatch.setattr("deepatlas.inference.memory.free_memory", lambda: 1)
+    session.register(moving=path, fixed=path)
+    assert session.room.total == total
+    assert torch.get_num_threads() == threads
+
+
+def test_a_missing_network_is_said_before_scans_are_read(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", PLANS[3])
+    session = Session(run)
+    (run.path / "registration.safetensors").unlink()
+    with pytest.raises(BadInput, match=r"registration"):
+        session.register(moving=tmp_path / "none.nii.gz", fixed=tmp_path / "none.nii.gz")
+
+
+def test_a_grid_too_large_for_what_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii.gz"
+    write_scan(path, oblique(3))
+    session = Session(make_run(tmp_path / "run", PLANS[3]))
+    session.__dict__["_registration_bytes"] = 1e15
+    with pytest.raises(BadInput, match=r"registration on its grid .*spacing_mm"):
+        session.register(moving=path, fixed=path)
+
+
+def test_two_fields_of_a_map_lie_side_by_side(tmp_path: Path) -> None:
+    grid = oblique(3)
+    one = DisplacementField(torch.zeros(3, *grid.shape), grid)
+    assert for_chain(Composite([Affine.identity(3), one])) == 0
+    assert for_chain(Composite([one, one])) == 2 * 4 * one.voxels.numel()
 
 
 def test_too_little_to_warp(tmp_path: Path) -> None:

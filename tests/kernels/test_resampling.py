@@ -115,21 +115,24 @@ def test_displacements_of_grids(d: int) -> None:
         assert float(got.abs().mean()) > 0.1
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64, torch.half, torch.float64],
-)
+LARGE = {
+    torch.bool: 1, torch.uint8: 255, torch.int16: -(2**15), torch.int32: 2**31 - 1,
+    torch.int64: -(2**63), torch.half: 2000, torch.float64: 2**40 + 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", LARGE)
 def test_labels_of_any_type(dtype: torch.dtype) -> None:
     start, onto = geometry(SHAPES[3][0]), geometry(SHAPES[3][1])
-    large = 1 if dtype == torch.bool else 2000 if dtype == torch.half else torch.iinfo(
-        dtype).max if not dtype.is_floating_point else 2**40 + 1  # fmt: skip
-    data = (torch.rand(start.shape) > 0.5).to(dtype) * torch.tensor(large, dtype=dtype)
-    got = resample(Volume(data.movedim(0, 2).contiguous().movedim(2, 0), start), onto, labels=True)
+    values = torch.tensor([0, LARGE[dtype]], dtype=dtype)
+    data = values[torch.randint(2, start.shape)]
+    elsewhere = data.movedim(0, 2).contiguous().movedim(2, 0)  # in memory
+    got = resample(Volume(elsewhere, start), onto, labels=True).data
     with plain():
         wanted = resample(Volume(data, start), onto, labels=True).data
-    assert got.data.dtype == dtype
-    assert torch.equal(got.data, wanted)
-    assert bool((got.data == large).any())
+    assert got.dtype == dtype
+    assert torch.equal(got, wanted)
+    assert bool((got == values[1]).any())
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float64, torch.half])
@@ -159,7 +162,7 @@ def test_on_its_own_voxels_every_value_is_kept(noise: float) -> None:
 def test_a_map_of_unknown_kind_is_asked_point_by_point() -> None:
     class Bent(Affine):
         def __call__(self, points_mm: Tensor) -> Tensor:
-            raise AssertionError("its parts say all")
+            return points_mm + 1
 
     class Own(Transform):
         def __call__(self, points_mm: Tensor) -> Tensor:
@@ -173,9 +176,76 @@ def test_a_map_of_unknown_kind_is_asked_point_by_point() -> None:
 
     grid = Geometry.axis_aligned((4, 5, 6), (1.0, 1.0, 1.0))
     volume = Volume(torch.randn(grid.shape), grid)
-    identity = torch.eye(4, dtype=torch.float64)
-    assert torch.equal(resample(volume, grid, Bent(identity)).data, volume.data)
-    for transform in (Own(), Composite([Affine(identity), Own()])):
+    identity = Affine.identity(3)
+    for transform in (Bent(identity.matrix), Own(), Composite([identity, Own()])):
         got = resample(volume, grid, transform).data
         assert torch.equal(got[:-1, :-1, :-1], volume.data[1:, 1:, 1:])
         assert float(transform.displacement(grid).min()) == pytest.approx(1)
+
+
+def test_great_contrast_is_kept_at_the_border() -> None:
+    """Differences of float32 would lose the small value, or be too large for it."""
+    grid = Geometry.axis_aligned((4, 1, 1), (1.0, 1.0, 1.0))
+    shift = Affine.translation([0.25, 0, 0])
+    for values, last in (([1e8, 1, 1e8, 3], 3.0), ([0, 0, 3e38, -3e38], -3e38)):
+        data = torch.tensor(values).reshape(4, 1, 1)
+        got = resample(Volume(data, grid), grid, shift).data.flatten()
+        with plain():
+            wanted = resample(Volume(data, grid), grid, shift).data.flatten()
+        torch.testing.assert_close(got, wanted, rtol=1e-6, atol=0)
+        assert float(got[-1]) == pytest.approx(last)
+
+
+def test_what_is_no_number_reaches_no_farther_than_a_voxel() -> None:
+    grid = Geometry.axis_aligned((5, 4, 3), (1.0, 1.0, 1.0))
+    data = torch.randn(grid.shape)
+    data[3] = float("nan")
+    shift = Affine.translation([0.25, 0, 0])
+    step = torch.zeros(3, *grid.shape)
+    step[0] = 0.25
+    bent = DisplacementField(step, grid)
+    for transform in (shift, bent):
+        got = resample(Volume(data, grid), grid, transform).data
+        with plain():
+            wanted = resample(Volume(data, grid), grid, transform).data
+        torch.testing.assert_close(got, wanted, equal_nan=True)
+        assert got.isnan().any(-1).any(-1).tolist() == [False, False, True, True, False]
+
+
+def test_a_field_that_is_no_number_shows_what_is_outside() -> None:
+    grid = Geometry.axis_aligned((6, 5, 4), (1.0, 1.0, 1.0))
+    wide = grid.padded(2)
+    field = torch.zeros(3, *grid.shape)
+    field[:, :2] = float("nan")
+    transform = DisplacementField(field, grid)
+    image = Volume(torch.rand(grid.shape) + 1, grid)
+    for labels in (False, True):
+        got = resample(image, wide, transform, labels=labels).data
+        with plain():
+            wanted = resample(image, wide, transform, labels=labels).data
+        torch.testing.assert_close(got, wanted)
+        assert not got[2:4, 2:-2, 2:-2].any()
+        assert bool(got[5:-2, 2:-2, 2:-2].all())
+
+
+def test_on_a_voxel_behind_a_field_its_value_is_kept() -> None:
+    grid = geometry((5, 6, 4))
+    data = torch.randn(grid.shape)
+    data[2, 2, 2] = float("inf")
+    still = DisplacementField(torch.zeros(3, 7, 1, 6), geometry((7, 1, 6)))
+    turn = matrix(3)
+    for transform in (still, Composite([turn, still, turn.inverse()])):
+        assert torch.equal(resample(Volume(data, grid), grid, transform).data, data)
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 5), (6, 1, 5), (6, 5, 1), (1, 1, 1), (1, 7)])
+def test_axes_of_length_one(shape: tuple[int, ...]) -> None:
+    d = len(shape)
+    thin, full = geometry(shape), geometry(SHAPES[d][0])
+    for start, onto in ((thin, full), (full, thin), (thin, thin)):
+        volume = Volume(torch.randn(start.shape), start)
+        transform = Composite([matrix(d), field(shape), matrix(d)])
+        got = resample(volume, onto, transform, outside=2).data
+        with plain():
+            wanted = resample(volume, onto, transform, outside=2).data
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)

@@ -31,8 +31,8 @@ _STIFFNESS = 0.05  # weight of the bending energy is the square of this share of
 _MARGIN = 2  # voxels around the foreground that count too
 _RATE = 0.45  # voxels in a step, about
 _BEGIN = 3  # steps until the rate is reached; the first go anywhere where little is to gain
-_CALM = 1e-6  # gradients by a control point below this, per voxel, are taken as noise
-_FLAT = 1e-3  # gradients of the linear part below this, per voxel, are taken as noise
+_CALM = 1e-6  # change of the mean correlation by a voxel's step of a control point that is noise
+_FLAT = 1e-3  # the same of the linear part
 
 
 def settle(level: Level, state: Candidates, kind: Kind, *, steps: int, keep: int) -> Candidates:
@@ -173,12 +173,12 @@ class _Rounds:
         return torch.einsum("cdk,k...->cd...", tilt, self.tilts)
 
     def _slope(self, moved: Tensor, fixed: Tensor, counted: Tensor, control: Tensor) -> Tensor:
-        """Gradient of what is unlike by the control points."""
+        """Gradient of what is unlike in each by its control points."""
         with torch.enable_grad():
             control = control.requires_grad_()
             warped = warp(moved, self.controls.spread(control), outside="border")
             unlike = self.similarity(warped, fixed, mask=counted)
-            return torch.autograd.grad(unlike, control, torch.tensor(float(len(control))))[0]
+            return torch.autograd.grad(len(control) * unlike, control)[0]
 
     def _costs(self, moved: Tensor, counted: Tensor, control: Tensor, full: Tensor) -> Tensor:
         """(C,); what does not count is uncorrelated, so nothing is gained by leaving the field."""

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from deepatlas.errors import BadInput
-from deepatlas.inference.memory import Room, to_read
+from deepatlas.inference.memory import Room, for_chain, to_read
 from deepatlas.io.header import say_if_forms_differ
 from deepatlas.io.images import (
     nifti_name,
@@ -229,7 +229,7 @@ def warp(
         assert onto is not None
         grid = read_geometry(onto)
         fit(links, grid.ndim, onto)
-        need = to_read(path, grid.shape) + 16.0 * math.prod(grid.shape)
+        need = to_read(path, grid.shape) + 16.0 * math.prod(grid.shape) + for_chain(whole)
         Room(max_memory).refuse(f"{path}: warping it", need, "give it more, or crop the scans")
         if path == image:
             volume = read_image(path)

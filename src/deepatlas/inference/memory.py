@@ -11,8 +11,8 @@ in both types); in slabs of few rows about 70 + 2 C.
 Of a scan with n voxels (b bytes each in the file, v as read) are counted: for reading the larger of
 unpacking it (2 b n), of converting it ((b + v + 4) n) and of scaling it (13 n), of matching its
 histogram (28 n) or of aligning it (32 n); for a label map on its grid 1 or 2 bytes for classes,
-those of the written type twice. Sampling is done in slabs, so what it needs besides is nearly
-constant (`slab`).
+those of the written type twice. Sampling is done voxel by voxel or in slabs, so what it needs
+besides is nearly constant (`slab`).
 """
 
 from __future__ import annotations
@@ -282,6 +282,12 @@ def for_field(shape: Sequence[int], margin: int = FADE_VOXELS) -> float:
     """Bytes for a displacement on a grid, and for fading it beyond (`DisplacementField.faded`)."""
     wide = math.prod(n + 2 * margin for n in shape)
     return 4.0 * len(shape) * math.prod(shape) + (8.0 * len(shape) + 12) * wide
+
+
+def for_chain(transform: Transform) -> float:
+    """Bytes for the fields of a map side by side, of which a grid's way through several is made."""
+    fields = [part for part in transform.parts() if isinstance(part, DisplacementField)]
+    return 4.0 * sum(field.voxels.numel() for field in fields) if len(fields) > 1 else 0.0
 
 
 def for_inverse(transform: Transform) -> float:

@@ -6,18 +6,15 @@ import torch
 from torch import Tensor
 
 from deepatlas.data.labels import class_dtype
-from deepatlas.spatial.geometry import SLAB_POINTS, Geometry, Volume
+from deepatlas.spatial.geometry import SLAB_POINTS, Geometry, Volume, drift
 from deepatlas.spatial.grid import sample
 from deepatlas.spatial.transform import COINCIDE_VOXELS, Affine, resample
 
 
 def share_voxels(native: Geometry, grid: Geometry, to_grid: Affine) -> bool:
     """Whether every voxel of a scan lies on one of the working grid (or beyond its border)."""
-    corners = torch.tensor([[0.0] * native.ndim, *torch.eye(native.ndim).tolist()])
-    index = grid.to_index(to_grid(native.to_mm(corners)))
-    steps = index[1:] - index[0]
-    drift = (steps - steps.round()).abs() * torch.tensor(native.shape)[:, None]
-    return bool(drift.sum(dim=0).add((index[0] - index[0].round()).abs()).max() < COINCIDE_VOXELS)
+    to_index = torch.linalg.inv(grid.affine) @ to_grid.matrix @ native.affine
+    return drift(to_index, native.shape) < COINCIDE_VOXELS
 
 
 def classes_of(best: Tensor, classes: int) -> Tensor:

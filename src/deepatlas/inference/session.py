@@ -134,7 +134,8 @@ class Session:
             shape,
             memory.multiple_of(network),
         )
-        self.room.measure()
+        if self.room.limit is not None:
+            self.room.measure()
         return memory.for_network(cost, network, shape)
 
     @torch.inference_mode()
@@ -158,11 +159,13 @@ class Session:
         ------
         BadInput : scans that cannot be prepared, or a working grid too large for the memory.
         """
+        _ = self._registration  # a network that is missing is said at once
+        need = 0.0
         if self.room.limit is not None:  # what it leaves is measured with nothing else going on
-            self._refuse_registration()
+            need = self._registration_need()
         with threads_each(2), ThreadPoolExecutor(2) as pool:  # aligning by the image takes seconds
             reading = [pool.submit(self.read, image) for image in (moving, fixed)]
-            need = self._refuse_registration()
+            need = need or self._registration_need()
             scans = [scan.result() for scan in reading]
         with self.room.taking(need):
             displacement = self.displacement(*[scan.image[None] for scan in scans])
@@ -182,8 +185,8 @@ class Session:
     def _registering(self) -> str:
         return f"{self.run.path}: registration on its grid of {by(self.plan.shape)} voxels"
 
-    def _refuse_registration(self) -> float:
-        """Bytes that registration takes here; BadInput where there is too little."""
+    def _registration_need(self) -> float:
+        """Bytes that registration takes on the CPU; BadInput where there is too little."""
         need = self._registration_bytes
         if self.device.type != "cpu":
             self.room.on(self.device).refuse(self._registering, need, _REMEDY)

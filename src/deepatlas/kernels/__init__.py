@@ -1,8 +1,9 @@
 """Compiled inner loops for CPUs (numba), each beside a plain PyTorch function, its reference.
 
-A kernel works on rows: flat float32 arrays with channels last, so that the values of a voxel are
-read together. Kernels release the lock of the interpreter and are run by PyTorch's number of
-threads. Where numba is missing, on other devices and in other types the plain functions are used.
+A kernel works on flat arrays, most of them float32 rows with channels last, so that the values of
+a voxel are read together. Kernels release the lock of the interpreter and are run by PyTorch's
+number of threads. Where numba is missing, on other devices and in other types the plain functions
+are used.
 """
 
 from __future__ import annotations
@@ -91,6 +92,11 @@ def empty(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
 def _madvise() -> Any:
     """Of the C library; None elsewhere than on Linux."""
     return getattr(ctypes.CDLL(None), "madvise", None) if sys.platform.startswith("linux") else None
+
+
+def three_axes(space: Sequence[int]) -> tuple[int, ...]:
+    """A shape of two or three axes as one of three."""
+    return (1,) * (3 - len(space)) + tuple(space)
 
 
 def to_rows(x: Tensor) -> Tensor:

@@ -3,9 +3,10 @@
 A chain is given in voxels: `matrices` (n + 1, 3, 4) lead from one grid to the next, and on each
 grid between them, of `shapes` (n, 3), a displacement in voxels is added where it reaches. `fields`
 holds these one after another, (d, *shape), flat. Space has three axes, the first of length 1 where
-d = 2. All is float64 but images and fields.
+d = 2. Images and fields are float32, all that is computed float64.
 
-Rounding of places, nearest voxels and borders: `spatial.transform.resample`.
+Kernels go through lines of the grid along its last axis, first to last. Rounding of places,
+nearest voxels and borders: `spatial.transform.resample`.
 """
 
 from __future__ import annotations
@@ -29,42 +30,25 @@ def times(matrix, a, b, c):  # type: ignore[no-untyped-def]
 
 
 @jit_in_order
-def below(p, n):  # type: ignore[no-untyped-def]
-    """The voxel at or below a place held within n voxels, and how far beyond that."""
+def below(p, n, stride):  # type: ignore[no-untyped-def]
+    """The voxel at or below a place held within n, how far beyond, and the way to the next."""
     p = min(max(p, 0.0), F64(n - 1))
-    i = max(min(int(p), n - 2), 0)
-    return i, p - F64(i)
+    i = int(p)
+    return i, p - F64(i), U(stride if i < n - 1 else 0)
 
 
 @jit_in_order
-def strides(shape):  # type: ignore[no-untyped-def]
-    """From a voxel to the next along each axis, of which there may be none."""
-    D, H, W = shape
-    return U(H * W if D > 1 else 0), U(W if H > 1 else 0), U(1 if W > 1 else 0)
-
-
-@jit_in_order
-def linear(image, at, sz, sy, sx, f, g, h):  # type: ignore[no-untyped-def]
-    """The value between eight voxels."""
-    v0, v1, v2, v3 = image[at], image[at + sy], image[at + sz], image[at + sz + sy]
-    u0 = v0 + h * (image[at + sx] - v0)
-    u1 = v1 + h * (image[at + sy + sx] - v1)
-    u2 = v2 + h * (image[at + sz + sx] - v2)
-    u3 = v3 + h * (image[at + sz + sy + sx] - v3)
-    u0 += g * (u1 - u0)
-    u2 += g * (u3 - u2)
-    return u0 + f * (u2 - u0)
-
-
-@jit_in_order
-def value(image, shape, a, b, c):  # type: ignore[no-untyped-def]
-    """The value of an image at a place held within it."""
-    D, H, W = shape
-    i, f = below(a, D)
-    j, g = below(b, H)
-    k, h = below(c, W)
-    sz, sy, sx = strides(shape)
-    return linear(image, U((i * H + j) * W + k), sz, sy, sx, f, g, h)
+def between(image, at, sz, sy, sx, f, g, h):  # type: ignore[no-untyped-def]
+    """The linear value between eight voxels."""
+    v0, v1 = F64(image[at]), F64(image[at + sy])
+    v2, v3 = F64(image[at + sz]), F64(image[at + sz + sy])
+    v0 += h * (F64(image[at + sx]) - v0)
+    v1 += h * (F64(image[at + sy + sx]) - v1)
+    v2 += h * (F64(image[at + sz + sx]) - v2)
+    v3 += h * (F64(image[at + sz + sy + sx]) - v3)
+    v0 += g * (v1 - v0)
+    v2 += g * (v3 - v2)
+    return v0 + f * (v2 - v0)
 
 
 @jit_in_order
@@ -76,16 +60,15 @@ def follow(matrices, fields, shapes, d, z, y, x):  # type: ignore[no-untyped-def
         D, H, W = shapes[n, 0], shapes[n, 1], shapes[n, 2]
         size = U(D * H * W)
         if -0.5 <= a < D - 0.5 and -0.5 <= b < H - 0.5 and -0.5 <= c < W - 0.5:
-            i, f = below(a, D)
-            j, g = below(b, H)
-            k, h = below(c, W)
+            i, f, sz = below(a, D, H * W)
+            j, g, sy = below(b, H, W)
+            k, h, sx = below(c, W, 1)
             at = start + U((i * H + j) * W + k)
-            sz, sy, sx = strides((D, H, W))
             if d == 3:
-                a += linear(fields, at, sz, sy, sx, f, g, h)
+                a += between(fields, at, sz, sy, sx, f, g, h)
                 at += size
-            b += linear(fields, at, sz, sy, sx, f, g, h)
-            c += linear(fields, at + size, sz, sy, sx, f, g, h)
+            b += between(fields, at, sz, sy, sx, f, g, h)
+            c += between(fields, at + size, sz, sy, sx, f, g, h)
         start += U(d) * size
         a, b, c = times(matrices[n + 1], a, b, c)
     return a, b, c
@@ -108,49 +91,63 @@ def within(p, q, r, shape):  # type: ignore[no-untyped-def]
 
 
 @jit_in_order
-def copies(matrices, fields, shapes, d, grid, space, image, out, outside, first, last):  # type: ignore[no-untyped-def]
-    """Values of the nearest voxels of an image at each voxel of rows first to last."""
-    e = U(first * grid[1] * grid[2])
-    for z in range(first, last):
-        for y in range(grid[1]):
-            for x in range(grid[2]):
-                a, b, c = follow(matrices, fields, shapes, d, z, y, x)
-                p, q, r = nearest(a), nearest(b), nearest(c)
-                out[e] = outside
-                if within(p, q, r, space):
-                    out[e] = image[U((int(p) * space[1] + int(q)) * space[2] + int(r))]
-                e += U(1)
+def number(p, q, r, shape):  # type: ignore[no-untyped-def]
+    """Which of these voxels it is."""
+    return U((int(p) * shape[1] + int(q)) * shape[2] + int(r))
 
 
 @jit_in_order
-def values(matrices, fields, shapes, d, grid, space, image, out, outside, first, last):  # type: ignore[no-untyped-def]
-    """Values of an image at each voxel of rows first to last; on a voxel its own, untouched."""
-    e = U(first * grid[1] * grid[2])
-    for z in range(first, last):
-        for y in range(grid[1]):
-            for x in range(grid[2]):
-                a, b, c = follow(matrices, fields, shapes, d, z, y, x)
-                p, q, r = nearest(a), nearest(b), nearest(c)
-                out[e] = outside
-                if within(p, q, r, space):
-                    if max(abs(a - p), abs(b - q), abs(c - r)) < 1 / EXACT:
-                        out[e] = image[U((int(p) * space[1] + int(q)) * space[2] + int(r))]
-                    else:
-                        out[e] = value(image, space, a, b, c)
-                e += U(1)
+def nearest_values(  # type: ignore[no-untyped-def]
+    matrices, fields, shapes, d, grid, space, image, out, outside, first, last
+):
+    """Values of the nearest voxels of an image, of any type."""
+    e = U(first * grid[2])
+    for line in range(first, last):
+        z, y = line // grid[1], line % grid[1]
+        for x in range(grid[2]):
+            a, b, c = follow(matrices, fields, shapes, d, z, y, x)
+            p, q, r = nearest(a), nearest(b), nearest(c)
+            out[e] = outside
+            if within(p, q, r, space):
+                out[e] = image[number(p, q, r, space)]
+            e += U(1)
 
 
 @jit_in_order
-def steps(matrices, fields, shapes, d, grid, out, first, last):  # type: ignore[no-untyped-def]
-    """How far each voxel of rows first to last comes to lie from where it was, (d, *grid)."""
+def linear_values(  # type: ignore[no-untyped-def]
+    matrices, fields, shapes, d, grid, space, image, out, outside, first, last
+):
+    """Linear values of an image; on a voxel its own, whatever lies beside it."""
+    D, H, W = space
+    e = U(first * grid[2])
+    for line in range(first, last):
+        z, y = line // grid[1], line % grid[1]
+        for x in range(grid[2]):
+            a, b, c = follow(matrices, fields, shapes, d, z, y, x)
+            p, q, r = nearest(a), nearest(b), nearest(c)
+            out[e] = outside
+            if within(p, q, r, space):
+                if max(abs(a - p), abs(b - q), abs(c - r)) < 1 / EXACT:
+                    out[e] = image[number(p, q, r, space)]
+                else:
+                    i, f, sz = below(a, D, H * W)
+                    j, g, sy = below(b, H, W)
+                    k, h, sx = below(c, W, 1)
+                    out[e] = between(image, number(i, j, k, space), sz, sy, sx, f, g, h)
+            e += U(1)
+
+
+@jit_in_order
+def displacements(matrices, fields, shapes, d, grid, out, first, last):  # type: ignore[no-untyped-def]
+    """How far each voxel comes to lie from where it was, out (d, *grid)."""
     size = U(grid[0] * grid[1] * grid[2])
-    e = U(first * grid[1] * grid[2])
-    for z in range(first, last):
-        for y in range(grid[1]):
-            for x in range(grid[2]):
-                a, b, c = follow(matrices, fields, shapes, d, z, y, x)
-                if d == 3:
-                    out[e] = a - z
-                out[U(d - 2) * size + e] = b - y
-                out[U(d - 1) * size + e] = c - x
-                e += U(1)
+    e = U(first * grid[2])
+    for line in range(first, last):
+        z, y = line // grid[1], line % grid[1]
+        for x in range(grid[2]):
+            a, b, c = follow(matrices, fields, shapes, d, z, y, x)
+            if d == 3:
+                out[e] = a - z
+            out[U(d - 2) * size + e] = b - y
+            out[U(d - 1) * size + e] = c - x
+            e += U(1)

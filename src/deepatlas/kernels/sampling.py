@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deepatlas.kernels import empty, flat, in_parts, to_rows
+from deepatlas.kernels import empty, flat, in_parts, three_axes, to_rows
 
 
 def sample(image: Tensor, index: Tensor, *, relative: bool, zeros: bool) -> Tensor:
@@ -37,11 +37,7 @@ def double(field: Tensor, shape: Sequence[int]) -> Tensor:
 
 def _three(shape: torch.Size) -> tuple[int, ...]:
     """The axes of space of rows (B, *S, C), three of them."""
-    return _axes(shape[1:-1])
-
-
-def _axes(space: Sequence[int]) -> tuple[int, ...]:
-    return (1,) * (3 - len(space)) + tuple(space)
+    return three_axes(shape[1:-1])
 
 
 def _planes(rows: Tensor) -> int:
@@ -153,7 +149,7 @@ class _Double(torch.autograd.Function):
 
         field = to_rows(field)
         out = empty((len(field), *shape, field.shape[-1]))
-        ctx.shapes = _axes(field.shape[1:-1]), _axes(shape), field.shape[-1]
+        ctx.shapes = three_axes(field.shape[1:-1]), three_axes(shape), field.shape[-1]
         ctx.size = field.shape
         planes = _planes(out)
         in_parts(double, planes, flat(field), flat(out), *ctx.shapes, np.float32(2))

@@ -120,6 +120,17 @@ class Geometry:
         return self.same_as(other, _ROUNDING * min(other.spacing_mm))
 
 
+def drift(matrix: Tensor, shape: Sequence[int]) -> float:
+    """Voxels that those of a grid of this shape lie off the voxels of another, at most.
+
+    Parameters
+    ----------
+    matrix : (d + 1, d + 1) float64, from the voxels of the grid to those of the other.
+    """
+    off = (matrix - matrix.round()).abs()[:-1]
+    return float((off[:, :-1] @ torch.tensor(shape).double() + off[:, -1]).max())
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """An image or a label map: values (*shape) and where they lie."""

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deepatlas import kernels
-from deepatlas.kernels import resampling
-from deepatlas.kernels.resampling import Chain
+from deepatlas.kernels import resampling, usable
 from deepatlas.spatial.field import invert
-from deepatlas.spatial.geometry import Geometry, Volume
+from deepatlas.spatial.geometry import Geometry, Volume, drift
 from deepatlas.spatial.grid import identity_grid, interpolate
 from deepatlas.spatial.velocity import integrate
 
@@ -90,7 +88,8 @@ def _own(field: Tensor, geometry: Geometry) -> Tensor:
     """A copy of a field (d, *shape), float32 on the CPU; ValueError where it is not on the grid."""
     if tuple(field.shape) != (geometry.ndim, *geometry.shape):
         raise ValueError(f"a field of shape {tuple(field.shape)} on a grid of {geometry.shape}")
-    return field.detach().to("cpu", torch.float32, copy=True)
+    copied = field.detach().to("cpu", torch.float32, copy=True)
+    return copied.contiguous()  # a copy keeps the order of memory
 
 
 def fade_margin(field: Tensor) -> int:
@@ -153,7 +152,8 @@ class DisplacementField(Transform):
         index = self.geometry.to_index(points_mm)
         size = torch.tensor(self.geometry.shape, dtype=torch.float64)
         within = ((index >= -0.5) & (index < size - 0.5)).all(dim=-1, keepdim=True)
-        return self.geometry.to_mm(index + interpolate(self.voxels, index) * within)
+        step = torch.where(within, interpolate(self.voxels, index), 0.0)
+        return self.geometry.to_mm(index + step)
 
     def reach(self) -> tuple[Tensor, Tensor]:
         """First index and size (d,), float64, of the box of voxels that its grid is taken to."""
@@ -276,16 +276,19 @@ def resample(
     labels : nearest neighbour, dtype and values kept; otherwise linear, float32.
     outside : the value outside the moving scan, beyond the faces of its outermost voxels. Between
         those voxels' centres and faces, half a voxel, an image keeps their value, as in ITK.
+
+    Values that are no numbers spread to the places less than a voxel away, but a place on a voxel
+    has the voxel's own. No gradient goes back.
     """
-    data = volume.data.cpu()
+    data = volume.data.detach().cpu()
     data = data if labels else data.float()
     chain = _chain(onto, transform, volume.geometry)
     if chain is None:
         found = _by_points(Volume(data, volume.geometry), onto, transform, labels, outside)
-    elif labels or chain.drift(onto.shape) < COINCIDE_VOXELS:
+    elif labels or (not chain.fields and drift(chain.matrices[0], onto.shape) < COINCIDE_VOXELS):
         found = resampling.nearest(data.contiguous(), chain, onto.shape, outside)
     else:
-        found = resampling.values(data.contiguous(), chain, onto.shape, outside)
+        found = resampling.linear(data.contiguous(), chain, onto.shape, outside)
     return Volume(found, onto)
 
 
@@ -309,9 +312,9 @@ def _by_points(
     return out
 
 
-def _chain(start: Geometry, transform: Transform | None, end: Geometry) -> Chain | None:
+def _chain(start: Geometry, transform: Transform | None, end: Geometry) -> resampling.Chain | None:
     """A map from the voxels of one grid to those of another; None where kernels cannot take it."""
-    if not kernels.usable() or not (transform is None or _is_known(transform)):
+    if not usable() or not (transform is None or _is_known(transform)):
         return None
     matrix = start.affine
     matrices, fields = [], []
@@ -320,13 +323,13 @@ def _chain(start: Geometry, transform: Transform | None, end: Geometry) -> Chain
             matrix = part.matrix @ matrix
         else:
             matrices.append(torch.linalg.inv(part.geometry.affine) @ matrix)
-            fields.append(part.voxels.contiguous())
+            fields.append(part.voxels)
             matrix = part.geometry.affine
-    return Chain([*matrices, torch.linalg.inv(end.affine) @ matrix], fields)
+    return resampling.Chain([*matrices, torch.linalg.inv(end.affine) @ matrix], fields)
 
 
 def _is_known(transform: Transform) -> bool:
     """Whether its parts, one after another, are all that it does."""
-    if isinstance(transform, Composite):
+    if type(transform) is Composite:
         return all(_is_known(part) for part in transform.transforms)
-    return isinstance(transform, (Affine, DisplacementField, VelocityField))
+    return type(transform) in (Affine, DisplacementField, VelocityField)

@@ -41,9 +41,8 @@ def write_displacement(
     DeepAtlasError : no room or no right to write there.
     """
     d = fixed.ndim
-    field = np.empty((*fixed.shape, d), dtype=np.float32)
-    for slab, points in fixed.slabs():
-        field[slab] = (transform(points) - points).numpy()
+    step = transform.displacement(fixed).movedim(0, -1)
+    field = (step @ fixed.affine[:-1, :-1].T.float()).numpy()  # voxels -> mm
     header_like = None if like is None else read_header(like)
     if header_like is not None and d == 2 and not is_in_plane(header_like):
         header_like = None  # ITK takes the first two world axes as the plane of a slice
