@@ -24,6 +24,7 @@ from benchmarks.speed.memory import call
 from deepatlas.compute import half_pays, in_words, parse_memory, used_memory
 from deepatlas.data.intensity import match
 from deepatlas.data.plan import Plan
+from deepatlas.data.prepare import PreparedScan
 from deepatlas.errors import BadInput
 from deepatlas.inference.chain import warp
 from deepatlas.inference.memory import (
@@ -306,19 +307,44 @@ def test_a_pair_may_take_what_is_free_though_reading_takes_some_now(
     path = tmp_path / "scan.nii.gz"
     write_scan(path, oblique(3))
     session = Session(make_run(tmp_path / "run", PLANS[3]))
-    total, threads = session.room.total, torch.get_num_threads()
+    total = session.room.total
     monkeypatch.setattr("deepatlas.inference.memory.free_memory", lambda: 1)
     session.register(moving=path, fixed=path)
     assert session.room.total == total
-    assert torch.get_num_threads() == threads
 
 
-def test_a_missing_network_is_said_before_scans_are_read(tmp_path: Path) -> None:
+def test_each_scan_of_a_pair_has_half_of_the_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, before = tmp_path / "scan.nii.gz", torch.get_num_threads()
+    write_scan(path, oblique(3))
+    session, seen, read = Session(make_run(tmp_path / "run", PLANS[3])), [], Session.read
+
+    def watched(self: Session, image: Path) -> PreparedScan:
+        seen.append(torch.get_num_threads())
+        return read(self, image)
+
+    monkeypatch.setattr(Session, "read", watched)
+    torch.set_num_threads(4)
+    try:
+        session.register(moving=path, fixed=path)
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [2, 2]
+
+
+def test_a_missing_network_is_said_before_scans_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(tmp_path / "run", PLANS[3])
     session = Session(run)
     (run.path / "registration.safetensors").unlink()
+    seen: list[Path] = []
+    monkeypatch.setattr(Session, "read", lambda self, image: seen.append(image))
     with pytest.raises(BadInput, match=r"registration"):
         session.register(moving=tmp_path / "none.nii.gz", fixed=tmp_path / "none.nii.gz")
+    assert not seen
 
 
 def test_a_grid_too_large_for_what_is_free(tmp_path: Path) -> None:
