@@ -124,7 +124,10 @@ class Pairs:
             self.labels[scan] = prepared.labels
 
     def network(self, run: Path, *, half: bool = True) -> Method:
-        """As a run's own session does it, in the type that it was trained in where that pays."""
+        """As a run's own session does it, in the type that it was trained in where that pays.
+
+        Without `half` in float32.
+        """
         from deepatlas.inference.session import Session
         from deepatlas.run.folder import RunFolder
 

@@ -21,6 +21,7 @@ from test_session import PLANS, importable, make_run, oblique, write_scan
 from deepatlas.data.phantom import Phantom
 from deepatlas.errors import BadInput
 from deepatlas.inference.chain import warp
+from deepatlas.inference.memory import for_chain
 from deepatlas.inference.register import register
 from deepatlas.io.images import read_image, read_labels, write_image, write_labels
 from deepatlas.io.transforms import write_transform
@@ -281,3 +282,10 @@ def test_slices(tmp_path: Path) -> None:
                   onto=tmp_path / "a.nii.gz", out=tmp_path / "out")  # fmt: skip
     before = read_image(tmp_path / "a.nii.gz").data
     assert torch.allclose(read_image(result.files[0]).data[:-1], before[1:], atol=1e-5)
+
+
+def test_two_fields_of_a_map_lie_side_by_side() -> None:
+    grid = Geometry.axis_aligned((4, 5, 6), (1.0, 1.0, 1.0))
+    one = DisplacementField(torch.zeros(3, *grid.shape), grid)
+    assert for_chain(Composite([Affine.identity(3), one])) == 0
+    assert for_chain(Composite([one, one])) == 2 * 4 * one.voxels.numel()

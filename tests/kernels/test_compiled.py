@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from deepatlas import kernels
-from deepatlas.kernels import compiled, empty, exponential, joining, normal, to_rows, trilinear
+from deepatlas.kernels import (
+    compiled,
+    empty,
+    exponential,
+    following,
+    joining,
+    normal,
+    to_rows,
+    trilinear,
+)
 
 
 def test_without_a_place_for_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +36,10 @@ def test_without_a_place_for_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "made",
     [
-        *(lambda f=f: f(True) for f in (normal.moments_kernel, joining.sum_kernel)),
+        *(
+            lambda f=f: f(True)
+            for f in (normal.moments_kernel, joining.sum_kernel, following.values_kernel)
+        ),
         lambda: normal.apply_kernel(True, True, True),
         lambda: normal.back_apply_kernel(True, True),
         lambda: normal.back_moments_kernel(False, True, True),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 _BLUR = 0.7  # standard deviation of the smoothing of gradients, in control points
-_FAR = 3  # control points from where they have no weight; numbers next to 0 are slow
+_FAR = 3  # control points beyond which they have no weight; numbers next to 0 are slow
 
 
 class ControlGrid:

@@ -11,6 +11,9 @@ nearest voxels and borders: `spatial.transform.resample`.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 
 from deepatlas.kernels.compiled import jit_in_order
@@ -96,45 +99,34 @@ def number(p, q, r, shape):  # type: ignore[no-untyped-def]
     return U((int(p) * shape[1] + int(q)) * shape[2] + int(r))
 
 
-@jit_in_order
-def nearest_values(  # type: ignore[no-untyped-def]
-    matrices, fields, shapes, d, grid, space, image, out, outside, first, last
-):
-    """Values of the nearest voxels of an image, of any type."""
-    e = U(first * grid[2])
-    for line in range(first, last):
-        z, y = line // grid[1], line % grid[1]
-        for x in range(grid[2]):
-            a, b, c = follow(matrices, fields, shapes, d, z, y, x)
-            p, q, r = nearest(a), nearest(b), nearest(c)
-            out[e] = outside
-            if within(p, q, r, space):
-                out[e] = image[number(p, q, r, space)]
-            e += U(1)
+@lru_cache(maxsize=2)
+def values_kernel(linear: bool) -> Any:
+    """Fills out with linear values of an image, or with those of its nearest voxels, of any type.
 
+    A place on a voxel has its own value, whatever lies beside it.
+    """
 
-@jit_in_order
-def linear_values(  # type: ignore[no-untyped-def]
-    matrices, fields, shapes, d, grid, space, image, out, outside, first, last
-):
-    """Linear values of an image; on a voxel its own, whatever lies beside it."""
-    D, H, W = space
-    e = U(first * grid[2])
-    for line in range(first, last):
-        z, y = line // grid[1], line % grid[1]
-        for x in range(grid[2]):
-            a, b, c = follow(matrices, fields, shapes, d, z, y, x)
-            p, q, r = nearest(a), nearest(b), nearest(c)
-            out[e] = outside
-            if within(p, q, r, space):
-                if max(abs(a - p), abs(b - q), abs(c - r)) < 1 / EXACT:
-                    out[e] = image[number(p, q, r, space)]
-                else:
-                    i, f, sz = below(a, D, H * W)
-                    j, g, sy = below(b, H, W)
-                    k, h, sx = below(c, W, 1)
-                    out[e] = between(image, number(i, j, k, space), sz, sy, sx, f, g, h)
-            e += U(1)
+    @jit_in_order
+    def values(matrices, fields, shapes, d, grid, space, image, out, outside, first, last):  # type: ignore[no-untyped-def]
+        D, H, W = space
+        e = U(first * grid[2])
+        for line in range(first, last):
+            z, y = line // grid[1], line % grid[1]
+            for x in range(grid[2]):
+                a, b, c = follow(matrices, fields, shapes, d, z, y, x)
+                p, q, r = nearest(a), nearest(b), nearest(c)
+                out[e] = outside
+                if within(p, q, r, space):
+                    if linear and max(abs(a - p), abs(b - q), abs(c - r)) >= 1 / EXACT:
+                        i, f, sz = below(a, D, H * W)
+                        j, g, sy = below(b, H, W)
+                        k, h, sx = below(c, W, 1)
+                        out[e] = between(image, number(i, j, k, space), sz, sy, sx, f, g, h)
+                    else:
+                        out[e] = image[number(p, q, r, space)]
+                e += U(1)
+
+    return values
 
 
 @jit_in_order

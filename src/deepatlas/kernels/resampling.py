@@ -49,22 +49,23 @@ def _run(kernel: Any, chain: Chain, grid: Sequence[int], *arguments: Any) -> Non
 
 def linear(image: Tensor, chain: Chain, grid: Sequence[int], outside: float) -> Tensor:
     """Linear values (*grid) of a contiguous float32 image, see `spatial.transform.resample`."""
-    from deepatlas.kernels.following import linear_values  # numba, slow to import
+    from deepatlas.kernels.following import values_kernel  # numba, slow to import
 
     out, space = empty(grid), three_axes(image.shape)
-    _run(linear_values, chain, grid, space, flat(image), flat(out), np.float32(outside))
+    _run(values_kernel(True), chain, grid, space, flat(image), flat(out), np.float32(outside))
     return out
 
 
 def nearest(image: Tensor, chain: Chain, grid: Sequence[int], outside: float) -> Tensor:
     """Values (*grid) of the nearest voxels of a contiguous image, in its type."""
-    from deepatlas.kernels.following import nearest_values
+    from deepatlas.kernels.following import values_kernel
 
     out = empty(grid, image.dtype)
     beyond = torch.full((1,), outside, dtype=image.dtype)
     kind = _WORDS[image.element_size()]
     words = [flat(x.view(-1).view(kind)) for x in (image, out, beyond)]
-    _run(nearest_values, chain, grid, three_axes(image.shape), words[0], words[1], words[2][0])
+    space, kernel = three_axes(image.shape), values_kernel(False)
+    _run(kernel, chain, grid, space, words[0], words[1], words[2][0])
     return out
 
 

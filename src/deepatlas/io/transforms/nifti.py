@@ -41,8 +41,8 @@ def write_displacement(
     DeepAtlasError : no room or no right to write there.
     """
     d = fixed.ndim
-    step = transform.displacement(fixed).movedim(0, -1)
-    field = (step @ fixed.affine[:-1, :-1].T.float()).numpy()  # voxels -> mm
+    voxels_to_lps = torch.from_numpy(signs(d))[:, None] * fixed.affine[:-1, :-1]
+    field = (transform.displacement(fixed).movedim(0, -1) @ voxels_to_lps.T.float()).numpy()
     header_like = None if like is None else read_header(like)
     if header_like is not None and d == 2 and not is_in_plane(header_like):
         header_like = None  # ITK takes the first two world axes as the plane of a slice
@@ -50,7 +50,7 @@ def write_displacement(
     header.set_data_shape((*fixed.shape, *[1] * (4 - d), d))
     header.set_intent(_VECTOR)
     header["pixdim"][4:6] = 1
-    write_array(path, field * signs(d).astype(np.float32), header)
+    write_array(path, field, header)
 
 
 def read_displacement(path: Path) -> DisplacementField:
