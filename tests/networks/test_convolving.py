@@ -117,6 +117,28 @@ def test_transposed(ndim: int, bias: bool, stride: int) -> None:
         assert torch.allclose(one, other, rtol=0.02, atol=0.01 * float(other.abs().max()))
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_volumes_below_the_kernel_in_bfloat16(
+    ndim: int, kernel: int, stride: int, transposed: bool
+) -> None:
+    torch.manual_seed(0)
+    kind = (TRANSPOSED if transposed else KINDS)[ndim]
+    for size in [(2, 3, 2), (1, 2, 1), (2, 3, 8), (5, 3, 1), (4, 4, 4), (7, 2, 5)]:
+        theirs, ours = both(kind(16, 32, kernel, stride, padding=kernel // 2), ndim)
+        x = torch.randn(2, 16, *size[3 - ndim :])
+        if transposed and min((n - 1) * stride - 2 * (kernel // 2) + kernel for n in size) < 1:
+            continue
+        found = results(ours, to_channels_last(x), half)
+        exact = results(theirs.double(), x.double(), lambda layer, x: layer(x))
+        assert found[0].dtype == torch.bfloat16
+        for one, other in zip(found, exact, strict=True):
+            assert one.shape == other.shape
+            assert float((one - other).norm() / other.norm()) < 0.02
+
+
 def test_one_channel_is_channels_last_to_everybody() -> None:
     x = torch.randn(2, 1, 4, 5, 6)
     strict = strictly_channels_last(x)

@@ -23,9 +23,9 @@ from deepatlas.training.recipe import recipe_names
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 STEPS = 9  # at least one of each kind in every stage
-TOLERANCE = 0.02  # between machines and versions of torch
-# Of a term that is small beside the total: the order of one sum moves regularities by a tenth.
-SMALL = 5e-4
+# Relative and absolute, between machines and versions of torch: of the first steps, and of the
+# rest. Steps magnify rounding: on the coarsest level of these phantoms two voxels are normalised.
+FIRST, TOLERANCE, LATER = 5, (0.01, 5e-4), (0.05, 6e-3)
 SETTINGS = {"training.steps": STEPS, "training.validations": 1, "training.precision": "float32"}
 
 
@@ -54,9 +54,13 @@ def losses(run: RunFolder) -> list[dict[str, float]]:
     return [{"total": line["total"], **line["terms"]} for line in lines]
 
 
-def close(found: list[dict[str, float]], tolerance: float) -> list[Any]:
+def close(found: list[dict[str, float]]) -> list[Any]:
     """These losses and all near them."""
-    return [pytest.approx(step, rel=tolerance, abs=SMALL) for step in found]
+    tolerances = [TOLERANCE] * FIRST + [LATER] * (len(found) - FIRST)
+    return [
+        pytest.approx(step, rel=rel, abs=small)
+        for step, (rel, small) in zip(found, tolerances, strict=True)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +78,7 @@ def test_a_recipe_trains_with_its_losses(name: str, ndim: int, folder: Path) -> 
     stages = list(dict.fromkeys(line["stage"] for line in run.log() if "stage" in line))
     assert stages == [stage.name for stage in run.recipe.stages]
     expected = json.loads(GOLDEN.read_text())[f"{name} {ndim}-D"]
-    assert losses(run) == close(expected, TOLERANCE)
+    assert losses(run) == close(expected)
 
 
 def test_bfloat16_has_nearly_the_same_losses(folder: Path) -> None:

@@ -6,11 +6,15 @@ channels, at no cost; a convolution of those, with the same weights at their pla
 between, does the same in a half to a quarter of the time. A map of one channel is handed over so
 that oneDNN takes it for channels last. And the gradient by the bias of a transposed convolution is
 a sum, where oneDNN takes three times as long as for all the rest.
+
+One more difference: where the result has fewer voxels along an axis than the kernel, training is in
+float32. On processors with bfloat16 but without AMX, oneDNN's gradients by such weights are wrong,
+often infinite (torch 2.13); volumes so small cost next to nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +37,8 @@ class _Folding(nn.Module):
         """Called by `nn.Conv2d` and `nn.Conv3d` for their work."""
         if x.device.type != "cpu" or x.ndim != weight.ndim or x.shape[1] != weight.shape[1]:
             return super()._conv_forward(x, weight, bias)  # type: ignore[misc]
+        if _half(x) and torch.is_grad_enabled() and _below_kernel(self, _outputs(self, x)):
+            return _in_float32(super()._conv_forward, x, weight, bias)  # type: ignore[misc]
         fold = folds(self, x.shape[-1]) if _half(x) else 1
         if fold == 1:
             return super()._conv_forward(strictly_channels_last(x), weight, bias)  # type: ignore[misc]
@@ -45,8 +51,33 @@ class _Folding(nn.Module):
 
 def _half(x: Tensor) -> bool:
     """Whether convolutions of it are computed in bfloat16."""
-    autocast = torch.is_autocast_enabled("cpu")
-    return torch.bfloat16 == (torch.get_autocast_dtype("cpu") if autocast else x.dtype)
+    return _result_type(x) == torch.bfloat16
+
+
+def _result_type(x: Tensor) -> torch.dtype:
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+def _below_kernel(layer: Any, size: Sequence[int]) -> bool:
+    return any(n < k for n, k in zip(size, layer.kernel_size, strict=True))
+
+
+def _outputs(layer: Any, x: Tensor) -> list[int]:
+    """Voxels of a convolution's result along every axis."""
+    d = x.ndim - 2
+    padding = [0] * d if isinstance(layer.padding, str) else layer.padding
+    reach = [apart * (k - 1) for k, apart in zip(layer.kernel_size, layer.dilation, strict=True)]
+    axes = zip(x.shape[2:], padding, reach, layer.stride, strict=True)
+    return [(n + 2 * pad - far - 1) // stride + 1 for n, pad, far, stride in axes]
+
+
+def _in_float32(convolve: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
+    """What it makes of tensors in bfloat16, computed in float32."""
+    given = tensors[0]
+    assert given is not None
+    kind = _result_type(given)
+    with torch.autocast("cpu", enabled=False):
+        return convolve(*[None if t is None else t.float() for t in tensors]).to(kind)
 
 
 class Convolution2d(_Folding, nn.Conv2d):
@@ -120,12 +151,16 @@ class _SummingBias(nn.Module):
         """As of the class it stands for."""
         given: Any = self
         known = x.device.type == "cpu" and x.dtype != torch.float64 and x.ndim == given.weight.ndim
-        pays = given.bias is not None and torch.is_grad_enabled()
-        if output_size is not None or not known or not pays:
+        if output_size is not None or not known or not torch.is_grad_enabled():
             return super().forward(x, output_size)
-        tensors = [x, given.weight, given.bias]
-        if torch.is_autocast_enabled("cpu"):
-            tensors = [tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors]
+        tensors = x, given.weight, given.bias
+        if _half(x) and _below_kernel(self, x.shape[2:]):  # x is the result of its adjoint
+            return _in_float32(self._convolve, *tensors)
+        kind = _result_type(x)
+        return self._convolve(*[None if t is None else t.to(kind) for t in tensors])
+
+    def _convolve(self, *tensors: Tensor | None) -> Tensor:
+        given: Any = self
         numbers = given.stride, given.padding, given.dilation, given.output_padding, given.groups
         out: Tensor = _SummedBias.apply(*tensors, *numbers)
         return out
@@ -144,12 +179,12 @@ class _SummedBias(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: Sequence[int],
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int],
         padding: Sequence[int], dilation: Sequence[int], output_padding: Sequence[int], groups: int,
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, weight)
         ctx.numbers = stride, padding, dilation, True, output_padding, groups
-        ctx.dtype = bias.dtype
+        ctx.dtype = None if bias is None else bias.dtype
         return torch.ops.aten.convolution(x, weight, bias, *ctx.numbers)
 
     @staticmethod
