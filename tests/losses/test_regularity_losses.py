@@ -41,10 +41,14 @@ def _single(d: int, component: int, u_mm: Tensor) -> Tensor:
 CASES = [(d, n, a) for d in (2, 3) for n in range(d) for a in range(d)]
 
 
+BENDINGS = [Bending(), Bending("central")]
+
+
+@pytest.mark.parametrize("bending", BENDINGS)
 @pytest.mark.parametrize(("d", "component", "axis"), CASES)
-def test_bending_of_a_square_is_four(d: int, component: int, axis: int) -> None:
+def test_bending_of_a_square_is_four(d: int, component: int, axis: int, bending: Bending) -> None:
     field = _single(d, component, _points_mm(d)[axis] ** 2)
-    assert Bending()(field, SPACINGS[d]).item() == pytest.approx(4, rel=1e-9)
+    assert bending(field, SPACINGS[d]).item() == pytest.approx(4, rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +58,8 @@ def test_bending_of_a_square_is_four(d: int, component: int, axis: int) -> None:
 def test_bending_of_a_product_is_two(d: int, component: int, axes: tuple[int, int]) -> None:
     x = _points_mm(d)
     field = _single(d, component, x[axes[0]] * x[axes[1]])
-    assert Bending()(field, SPACINGS[d]).item() == pytest.approx(2, rel=1e-9)
+    for bending in BENDINGS:
+        assert bending(field, SPACINGS[d]).item() == pytest.approx(2, rel=1e-9)
 
 
 @pytest.mark.parametrize("d", [2, 3])
@@ -66,10 +71,26 @@ def test_bending_of_quadratic_fields_is_that_of_their_hessians(d: int) -> None:
         [0.5 * torch.einsum("a...,ab,b...->...", x, torch.tensor(h), x) for h in hessians]
     )
     expected = sum((h**2).sum() for h in hessians)
-    assert Bending()(field, SPACINGS[d]).item() == pytest.approx(expected, rel=1e-9)
-    # MONAI's central differences are exact on these too; unit spacing, mean over components.
+    # MONAI's differences are exact on these too; unit spacing, mean over components.
     peer = BendingEnergyLoss()(field).item() * d
-    assert Bending()(field, [1.0] * d).item() == pytest.approx(peer, rel=1e-5)
+    for bending in BENDINGS:
+        assert bending(field, SPACINGS[d]).item() == pytest.approx(expected, rel=1e-9)
+        assert bending(field, [1.0] * d).item() == pytest.approx(peer, rel=1e-5)
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_central_mixed_terms_are_those_of_monai(d: int) -> None:
+    draw = torch.Generator().manual_seed(5)
+    field = torch.randn((2, d, 7, 4, 6)[: d + 2], generator=draw, dtype=torch.float64)
+    field.requires_grad_()
+    ours, peer = Bending("central")(field, [1.0] * d), d * BendingEnergyLoss()(field)
+    assert ours.item() == pytest.approx(peer.item(), rel=1e-12)
+    torch.testing.assert_close(*(torch.autograd.grad(one, field)[0] for one in (ours, peer)))
+
+
+def test_mixed_terms_of_another_kind_are_refused() -> None:
+    with pytest.raises(ValueError, match="compact or central, got 'forward'"):
+        Bending("forward")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("d", [2, 3])
@@ -90,6 +111,7 @@ def test_a_checkerboard_is_seen(d: int) -> None:
     board = (1.0 - 2.0 * (index.sum(dim=0) % 2)).expand(1, d, *SHAPES[d])
     # Differences are 2, second differences 4, pure and mixed alike.
     assert Bending()(board, [1.0] * d).item() == pytest.approx(d * d * d * 16)
+    assert Bending("central")(board, [1.0] * d).item() == pytest.approx(d * d * 16)
     assert Diffusion()(board, [1.0] * d).item() == pytest.approx(d * d * 4)
     assert Diffusion("l1")(board, [1.0] * d).item() == pytest.approx(d * d * 2)
 
@@ -102,7 +124,7 @@ def test_diffusion_is_the_sum_of_monai_s_terms() -> None:
     assert Diffusion()(field, (1, 1, 1)).item() == pytest.approx(peer, rel=1e-5)
 
 
-@pytest.mark.parametrize("part", [Bending(), Diffusion()])
+@pytest.mark.parametrize("part", [*BENDINGS, Diffusion()])
 def test_a_weight_means_the_same_on_a_finer_grid(part: Bending | Diffusion) -> None:
     values = []
     for refine in (1, 2):
@@ -117,7 +139,7 @@ def test_a_weight_means_the_same_on_a_finer_grid(part: Bending | Diffusion) -> N
     assert values[1].item() == pytest.approx(values[0].item(), rel=0.05)
 
 
-@pytest.mark.parametrize("part", [Bending(), Diffusion(), Diffusion("l1")])
+@pytest.mark.parametrize("part", [*BENDINGS, Diffusion(), Diffusion("l1")])
 @pytest.mark.parametrize("d", [2, 3])
 def test_gradcheck_and_mean_over_the_batch(part: Bending | Diffusion, d: int) -> None:
     draw = torch.Generator().manual_seed(4)
@@ -132,7 +154,7 @@ def test_slices_of_a_larger_tensor_are_fine() -> None:
     whole = torch.randn(1, 5, 6, 7, 8, generator=torch.Generator().manual_seed(0))
     field = whole[:, 1:4].transpose(2, 4).requires_grad_()
     copy = field.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
-    for part in (Bending(), Diffusion()):
+    for part in (*BENDINGS, Diffusion()):
         (one,) = torch.autograd.grad(part(field, (1, 2, 3)), field)
         (other,) = torch.autograd.grad(part(copy, (1, 2, 3)), copy)
         torch.testing.assert_close(one, other)
@@ -148,7 +170,7 @@ def test_slices_of_a_larger_tensor_are_fine() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(shape: tuple[int, ...], spacing: tuple[float, ...]) -> None:
-    for part in (Bending(), Diffusion()):
+    for part in (*BENDINGS, Diffusion()):
         with pytest.raises(ValueError, match="spacings"):
             part(torch.zeros(shape), spacing)
 

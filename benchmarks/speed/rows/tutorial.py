@@ -106,7 +106,7 @@ class Ours(Monai):
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self.ncc = LocalNCC(WINDOW, signed=False, smallest_variance=FLOOR / WINDOW**3)
-        self.bending = Bending()
+        self.bending = Bending("central")
 
     def prepare(self, both: nn.ModuleDict) -> None:
         fuse(channels_last(both, 3))

@@ -1,4 +1,4 @@
-"""Bending energy by the kernel of `second_differences`, with its gradient."""
+"""Bending energy by the kernels of second and central differences, with its gradient."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TERMS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # axes, as the kernel
 
 
 def bending(
-    field: Tensor, spacing_mm: Sequence[float], *, gradient: bool
+    field: Tensor, spacing_mm: Sequence[float], *, central: bool, gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The energy of `losses.regularity.Bending`, and its gradient where wanted.
 
@@ -22,18 +22,24 @@ def bending(
     ----------
     field : (B, d, *S) float32 in voxels, on the CPU.
     spacing_mm : d positive numbers.
+    central : mixed terms by central differences, at inner voxels only.
 
     Returns
     -------
     a scalar float32, and (B, d, *S).
     """
-    from deepatlas.kernels.second_differences import bending as kernel  # numba, slow to import
+    # numba is slow to import
+    if central:
+        from deepatlas.kernels.central_differences import bending as kernel
+    else:
+        from deepatlas.kernels.second_differences import bending as kernel
 
     u = to_rows(field.detach())
     sizes, channels = u.shape[1:-1], u.shape[-1]
     lead = 3 - len(sizes)  # axes that 2-D lacks
     weights = [
-        np.float32(_weight(a - lead, b - lead, sizes, spacing_mm) / len(u)) for a, b in _TERMS
+        np.float32(_weight(a - lead, b - lead, sizes, spacing_mm, central) / len(u))
+        for a, b in _TERMS
     ]
     scale = np.tile(np.square(np.asarray(spacing_mm, np.float32)), sizes[-1])
     shape = (*[1] * lead, *sizes)
@@ -45,11 +51,16 @@ def bending(
     return torch.tensor(sum(parts), dtype=torch.float32), out.movedim(-1, 1) if gradient else None
 
 
-def _weight(a: int, b: int, sizes: Sequence[int], spacing_mm: Sequence[float]) -> float:
+def _weight(
+    a: int, b: int, sizes: Sequence[int], spacing_mm: Sequence[float], central: bool
+) -> float:
     """Of one of the squares: mixed terms count twice, each is a mean over its places."""
     if min(a, b) < 0:
         return 0.0
     places = np.array(sizes, float)
+    scale = (1 if a == b else 2) / (spacing_mm[a] * spacing_mm[b]) ** 2
+    if central:
+        return float(scale / (1 if a == b else 16) / (places - 2).prod())
     places[a] -= 1
     places[b] -= 1
-    return float((1 if a == b else 2) / (spacing_mm[a] * spacing_mm[b]) ** 2 / places.prod())
+    return float(scale / places.prod())

@@ -14,7 +14,7 @@ import numpy as np
 from deepatlas.kernels.compiled import jit_in_order
 
 F32 = np.float32
-_ROWS = 8  # summed in float32 before they are added in float64
+ROWS = 8  # summed in float32 before they are added in float64
 
 
 @jit_in_order
@@ -149,7 +149,7 @@ def bending(  # type: ignore[no-untyped-def]
         for y in range(H):
             at = (plane * H + y) * row
             add_squares(total, u, at, z, y, shape, C, weights, scale)
-            if y % _ROWS == 0 or y + 1 == H:
+            if y % ROWS == 0 or y + 1 == H:
                 for x in range(row):
                     energy += total[x]
                 total[:] = 0
