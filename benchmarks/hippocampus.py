@@ -2,7 +2,8 @@
 
 Every run is made by the very command that a user would type; a run that is there already is not
 repeated, one that was interrupted resumes. Then the tables and the figure are written, from what
-is finished (`--report` writes them at once).
+is finished (`--report` writes them at once). A block, so many labels and a seed, whose runs are not
+in `--out` keeps the rows that it has in `--results`, so that blocks may be made one at a time.
 
     python benchmarks/hippocampus.py --data HIPPOCAMPUS --out runs/hippocampus
 
@@ -41,6 +42,7 @@ STAGES = {  # of the recipes that start from nothing, their steps
 }
 FROM_START = ("da", "semi-da-segmentation", "semi-da-registration")
 GRID = "data.shape=[40,56,40]"  # the median field of view, rounded up to a multiple of 8
+LABELLED = ("1", "5", "10", "all")
 ORDER = ("baseline", "voxelmorph", "one-shot", "da", *FROM_START[1:], "da-paper", "start")
 
 
@@ -265,12 +267,17 @@ def figure(out: Path, blocks: list[Setting], path: Path) -> None:
 
 
 def write_results(out: Path, blocks: list[Setting], results: Path) -> None:
-    """The tables and the figure of the blocks that are evaluated."""
+    """The tables and the figure of the blocks that are evaluated, and the rows of all others."""
     done = [b for b in blocks if (out / b.run("evaluation") / "summary.json").is_file()]
-    rows = [row(out, block, name) for block in done for name in ORDER if name in block.recipes]
+    rows = [row(out, block, name) for block in done for name in block.recipes]
+    file = results / "hippocampus.json"
+    before = json.loads(file.read_text())["rows"] if file.is_file() else []
+    made = {(block.labelled, block.seed) for block in done}
+    rows += [r for r in before if (r["labelled"], r["seed"]) not in made]
+    rows.sort(key=lambda r: (LABELLED.index(r["labelled"]), ORDER.index(r["recipe"]), r["seed"]))
     results.mkdir(parents=True, exist_ok=True)
     content = {"rows": rows, "gains": gains(rows)}
-    (results / "hippocampus.json").write_text(json.dumps(content, indent=1) + "\n")
+    file.write_text(json.dumps(content, indent=1) + "\n")
     (results / "hippocampus.md").write_text(table(rows) + "\n")
     if five := [block for block in done if block.labelled == "5"]:
         figure(out, five, results / "hippocampus.png")

@@ -1,14 +1,19 @@
-"""`deepatlas register` as a command against a script of ANTs: start-up, files in, files out."""
+"""Commands, start-up included: `register` against a script of ANTs, `check`, `--help`."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import torch
 
 from benchmarks.speed.measure import Candidate, Case, Outputs, Row
 from benchmarks.speed.memory import call
-from benchmarks.speed.peers import ants_register
+from benchmarks.speed.peers import ants_register, read_scans
+from deepatlas.data.phantom import Phantom
+from deepatlas.io.images import write_image, write_labels
+from deepatlas.spatial.geometry import Volume
 
 WRITTEN = ("moved.nii.gz", "transform.h5", "affine.mat")
 
@@ -28,15 +33,67 @@ def register(run: str, moving: str, fixed: str) -> Case:
     )
 
 
+def check(scans: int) -> Case:
+    """Of a cohort of phantoms as small as the hippocampus scans of the Decathlon."""
+    folder = tempfile.TemporaryDirectory()
+    _write_cohort(Path(folder.name), scans)
+
+    def ours() -> Outputs:
+        return _run(["-m", "deepatlas", "check", folder.name])
+
+    def theirs() -> Outputs:
+        return _run([read_scans.__file__, folder.name])
+
+    return Case(
+        [
+            Candidate("deepatlas", ours, "a command"),
+            Candidate("a script", theirs, "imports PyTorch and nibabel, reads all files"),
+        ],
+        comparable=False,
+        note=f"{scans} scans with label maps, 40 x 56 x 40",
+    )
+
+
+def _write_cohort(folder: Path, scans: int) -> None:
+    """A few phantoms, each with other noise many times over."""
+    noise = torch.Generator().manual_seed(0)
+    phantom = Phantom(seed=0, shape=(40, 56, 40))
+    subjects = [phantom.subject(k) for k in range(min(scans, 10))]
+    for number in range(scans):
+        image, labels = subjects[number % 10].image, subjects[number % 10].labels
+        noisy = image.data + 0.05 * torch.randn(image.data.shape, generator=noise)
+        name = f"s{number:03d}.nii.gz"
+        write_image(folder / "imagesTr" / name, Volume(noisy, image.geometry))
+        write_labels(folder / "labelsTr" / name, labels, "uint8")
+
+
+def start() -> Case:
+    """`--help`, which loads no library."""
+    return Case(
+        [
+            Candidate("deepatlas", lambda: _run(["-m", "deepatlas", "--help"]), "`--help`"),
+            Candidate("Python", lambda: _run(["-m", "this"]), "a module that prints a page"),
+            Candidate("PyTorch", lambda: _run(["-m", "torch.version"]), "its import"),
+        ],
+        comparable=False,
+    )
+
+
+def _run(command: Sequence[str]) -> Outputs:
+    done, _ = call(command)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()[-500:]}")
+    return ()
+
+
 def _command(command: list[str]) -> Callable[[], Outputs]:
     def run() -> Outputs:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out"
-            done, _ = call([*command, str(out)])
+            _run([*command, str(out)])
             missing = [name for name in WRITTEN if not (out / name).is_file()]
-            if done.returncode or missing:
-                said = done.stderr.strip()[-500:]
-                raise RuntimeError(f"{' '.join(command)}: no {', '.join(missing)}; {said}")
+            if missing:
+                raise RuntimeError(f"{' '.join(command)}: no {', '.join(missing)}")
         return ()
 
     return run
@@ -47,4 +104,9 @@ ROWS = (
         "command", "two files to three, as a command", register, {}, None, {},
         {"ANTs": 10.0}, seconds=0.0, least=3, needs=("run", "moving", "fixed"),
     ),
+    Row(
+        "check", "a cohort looked at, as a command (goal: 200 scans in 5 s)", check,
+        {"scans": 200}, {"scans": 50}, {"scans": 2}, seconds=0.0, least=3,
+    ),
+    Row("start", "start-up, as a command", start, {}, {}, {}, seconds=0.0, least=5),
 )  # fmt: skip
