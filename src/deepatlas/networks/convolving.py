@@ -7,9 +7,9 @@ between, does the same in a half to a quarter of the time. A map of one channel 
 that oneDNN takes it for channels last. And the gradient by the bias of a transposed convolution is
 a sum, where oneDNN takes three times as long as for all the rest.
 
-One more difference: where the result has fewer voxels along an axis than the kernel, training is in
-float32. On processors with bfloat16 but without AMX, oneDNN's gradients by such weights are wrong,
-often infinite (torch 2.13); volumes so small cost next to nothing.
+One more difference: where a volume is hardly larger than the kernel along an axis, training is in
+float32. There, on processors with AVX-512 but without AMX, oneDNN's bfloat16 gradients by the
+weights are wrong, often infinite, and memory of others is written to (torch 2.13).
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ class _Folding(nn.Module):
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Called by `nn.Conv2d` and `nn.Conv3d` for their work."""
-        if x.device.type != "cpu" or x.ndim != weight.ndim or x.shape[1] != weight.shape[1]:
+        given: Any = self
+        if x.device.type != "cpu" or x.ndim != weight.ndim or x.shape[1] != given.in_channels:
             return super()._conv_forward(x, weight, bias)  # type: ignore[misc]
-        if _half(x) and torch.is_grad_enabled() and _below_kernel(self, _outputs(self, x)):
+        half = _half(x, weight)
+        if half and torch.is_grad_enabled() and _is_small(self, x.shape[2:], _results(self, x)):
             return _in_float32(super()._conv_forward, x, weight, bias)  # type: ignore[misc]
-        fold = folds(self, x.shape[-1]) if _half(x) else 1
+        fold = folds(self, x.shape[-1]) if half else 1
         if fold == 1:
             return super()._conv_forward(strictly_channels_last(x), weight, bias)  # type: ignore[misc]
         with torch.autocast("cpu", enabled=False):  # zeros added to float32 weights: exact
@@ -49,35 +51,42 @@ class _Folding(nn.Module):
         return unfolded(convolve(folded(x, fold), weight, bias, padding=1), fold)
 
 
-def _half(x: Tensor) -> bool:
-    """Whether convolutions of it are computed in bfloat16."""
-    return _result_type(x) == torch.bfloat16
+def _half(x: Tensor, weight: Tensor) -> bool:
+    """Whether their convolution is computed in bfloat16."""
+    kinds = {x.dtype, weight.dtype}
+    if torch.is_autocast_enabled("cpu"):  # which leaves float64 alone
+        wide = torch.float64 in kinds
+        return torch.get_autocast_dtype("cpu") == torch.bfloat16 and not wide
+    return kinds == {torch.bfloat16}
 
 
-def _result_type(x: Tensor) -> torch.dtype:
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+def _is_small(layer: Any, fine: Sequence[int], coarse: Sequence[int]) -> bool:
+    """Whether a convolution from one size to another, or back, hardly has room for its kernel."""
+    pads = [0] * len(fine) if isinstance(layer.padding, str) else layer.padding
+    axes = zip(fine, coarse, layer.kernel_size, layer.dilation, pads, strict=True)
+    return any(
+        min(one, other) <= max(apart * (size - 1), 2 * pad) for one, other, size, apart, pad in axes
+    )
 
 
-def _below_kernel(layer: Any, size: Sequence[int]) -> bool:
-    return any(n < k for n, k in zip(size, layer.kernel_size, strict=True))
-
-
-def _outputs(layer: Any, x: Tensor) -> list[int]:
+def _results(layer: Any, x: Tensor) -> list[int]:
     """Voxels of a convolution's result along every axis."""
-    d = x.ndim - 2
-    padding = [0] * d if isinstance(layer.padding, str) else layer.padding
-    reach = [apart * (k - 1) for k, apart in zip(layer.kernel_size, layer.dilation, strict=True)]
-    axes = zip(x.shape[2:], padding, reach, layer.stride, strict=True)
-    return [(n + 2 * pad - far - 1) // stride + 1 for n, pad, far, stride in axes]
+    if layer.padding == "same":
+        return list(x.shape[2:])
+    pads = [0] * (x.ndim - 2) if isinstance(layer.padding, str) else layer.padding
+    axes = zip(x.shape[2:], layer.kernel_size, layer.dilation, layer.stride, pads, strict=True)
+    return [(n + 2 * pad - far * (k - 1) - 1) // step + 1 for n, k, far, step, pad in axes]
 
 
-def _in_float32(convolve: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
-    """What it makes of tensors in bfloat16, computed in float32."""
-    given = tensors[0]
-    assert given is not None
-    kind = _result_type(given)
+def _in_float32(
+    convolve: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None, *numbers: Any
+) -> Tensor:
+    """What it makes of tensors in bfloat16, computed in float32; channels last."""
+    bias = None if bias is None else bias.float()
     with torch.autocast("cpu", enabled=False):
-        return convolve(*[None if t is None else t.float() for t in tensors]).to(kind)
+        out = convolve(x.float(), weight.float(), bias, *numbers)
+    layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    return out.to(torch.bfloat16, memory_format=layout)
 
 
 class Convolution2d(_Folding, nn.Conv2d):
@@ -150,20 +159,40 @@ class _SummingBias(nn.Module):
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """As of the class it stands for."""
         given: Any = self
-        known = x.device.type == "cpu" and x.dtype != torch.float64 and x.ndim == given.weight.ndim
-        if output_size is not None or not known or not torch.is_grad_enabled():
+        weight, bias = given.weight, given.bias
+        if x.device.type != "cpu" or x.ndim != weight.ndim or not torch.is_grad_enabled():
             return super().forward(x, output_size)
-        tensors = x, given.weight, given.bias
-        if _half(x) and _below_kernel(self, x.shape[2:]):  # x is the result of its adjoint
-            return _in_float32(self._convolve, *tensors)
-        kind = _result_type(x)
-        return self._convolve(*[None if t is None else t.to(kind) for t in tensors])
-
-    def _convolve(self, *tensors: Tensor | None) -> Tensor:
-        given: Any = self
-        numbers = given.stride, given.padding, given.dilation, given.output_padding, given.groups
-        out: Tensor = _SummedBias.apply(*tensors, *numbers)
+        numbers = self._numbers(x, output_size)
+        out: Tensor
+        if _half(x, weight) and _is_small(self, self._results(x, numbers), x.shape[2:]):
+            convolve = F.conv_transpose2d if x.ndim == 4 else F.conv_transpose3d
+            out = _in_float32(convolve, x, weight, bias, *numbers)
+        elif bias is None or x.dtype == torch.float64:
+            out = super().forward(x, output_size)
+        else:
+            tensors = [x, weight, bias]
+            if torch.is_autocast_enabled("cpu"):
+                tensors = [tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors]
+            out = _SummedBias.apply(*tensors, *numbers)
         return out
+
+    def _numbers(self, x: Tensor, output_size: list[int] | None) -> tuple[Any, ...]:
+        """Stride, padding, output padding, groups and dilation, in PyTorch's order."""
+        given: Any = self
+        more = given._output_padding(
+            x, output_size, given.stride, given.padding, given.kernel_size, x.ndim - 2,
+            given.dilation,
+        )  # fmt: skip
+        return given.stride, given.padding, tuple(more), given.groups, given.dilation
+
+    def _results(self, x: Tensor, numbers: tuple[Any, ...]) -> list[int]:
+        given: Any = self
+        stride, padding, more, _, dilation = numbers
+        axes = zip(x.shape[2:], given.kernel_size, stride, padding, more, dilation, strict=True)
+        return [
+            (n - 1) * step - 2 * pad + far * (k - 1) + extra + 1
+            for n, k, step, pad, extra, far in axes
+        ]
 
 
 class TransposedConvolution2d(_SummingBias, nn.ConvTranspose2d):
@@ -179,12 +208,12 @@ class _SummedBias(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int],
-        padding: Sequence[int], dilation: Sequence[int], output_padding: Sequence[int], groups: int,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: Sequence[int],
+        padding: Sequence[int], output_padding: Sequence[int], groups: int, dilation: Sequence[int],
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, weight)
         ctx.numbers = stride, padding, dilation, True, output_padding, groups
-        ctx.dtype = None if bias is None else bias.dtype
+        ctx.dtype = bias.dtype
         return torch.ops.aten.convolution(x, weight, bias, *ctx.numbers)
 
     @staticmethod
