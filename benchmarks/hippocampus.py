@@ -279,7 +279,8 @@ def write_results(out: Path, blocks: list[Setting], results: Path) -> None:
     content = {"rows": rows, "gains": gains(rows)}
     file.write_text(json.dumps(content, indent=1) + "\n")
     (results / "hippocampus.md").write_text(table(rows) + "\n")
-    if five := [block for block in done if block.labelled == "5"]:
+    five = [block for block in done if block.labelled == "5"]
+    if five and {b.seed for b in five} >= {r["seed"] for r in rows if r["labelled"] == "5"}:
         figure(out, five, results / "hippocampus.png")
     print(table(rows))
     print(json.dumps(content["gains"], indent=1))
@@ -291,7 +292,8 @@ def main() -> None:
     default = Path(os.environ.get("DEEPATLAS_DATA", "../shared/data")) / "hippocampus"
     parser.add_argument("--data", type=Path, default=default)
     parser.add_argument("--out", type=Path, default=Path("runs/hippocampus"))
-    parser.add_argument("--labelled", nargs="+", default=["5", "1", "10", "all"])
+    parser.add_argument("--labelled", nargs="+", default=["5", "1", "10", "all"],
+                        choices=LABELLED)  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2],
                         help="of 5 labelled scans; the others take the first")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=2, help="commands side by side")

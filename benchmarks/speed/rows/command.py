@@ -38,16 +38,17 @@ def check(scans: int) -> Case:
     folder = tempfile.TemporaryDirectory()
     _write_cohort(Path(folder.name), scans)
 
-    def ours() -> Outputs:
-        return _run(["-m", "deepatlas", "check", folder.name])
-
-    def theirs() -> Outputs:
-        return _run([read_scans.__file__, folder.name])
+    def of_folder(*command: str) -> Callable[[], Outputs]:
+        return lambda: _calling([*command, folder.name])()  # the folder stays as long as this
 
     return Case(
         [
-            Candidate("deepatlas", ours, "a command"),
-            Candidate("a script", theirs, "imports PyTorch and nibabel, reads all files"),
+            Candidate("deepatlas", of_folder("-m", "deepatlas", "check"), "a command"),
+            Candidate(
+                "a script",
+                of_folder(read_scans.__file__),
+                "imports PyTorch and nibabel, reads all files",
+            ),
         ],
         comparable=False,
         note=f"{scans} scans with label maps, 40 x 56 x 40",
@@ -55,45 +56,58 @@ def check(scans: int) -> Case:
 
 
 def _write_cohort(folder: Path, scans: int) -> None:
-    """A few phantoms, each with other noise many times over."""
-    noise = torch.Generator().manual_seed(0)
+    """Scans that all differ: a few phantoms, each put elsewhere and with other noise many times."""
+    noise = torch.Generator("cpu").manual_seed(0)
     phantom = Phantom(seed=0, shape=(40, 56, 40))
     subjects = [phantom.subject(k) for k in range(min(scans, 10))]
     for number in range(scans):
         image, labels = subjects[number % 10].image, subjects[number % 10].labels
-        noisy = image.data + 0.05 * torch.randn(image.data.shape, generator=noise)
+        by = [number // 10 % 3 - 1, number // 30 % 3 - 1, number // 90 - 1]
+        grains = torch.randn(image.data.shape, generator=noise, device="cpu")
+        noisy = image.data.cpu().roll(by, (0, 1, 2)) + 0.02 * grains
+        moved = labels.data.cpu().roll(by, (0, 1, 2))
         name = f"s{number:03d}.nii.gz"
         write_image(folder / "imagesTr" / name, Volume(noisy, image.geometry))
-        write_labels(folder / "labelsTr" / name, labels, "uint8")
+        write_labels(folder / "labelsTr" / name, Volume(moved, labels.geometry), "uint8")
 
 
 def start() -> Case:
     """`--help`, which loads no library."""
     return Case(
         [
-            Candidate("deepatlas", lambda: _run(["-m", "deepatlas", "--help"]), "`--help`"),
-            Candidate("Python", lambda: _run(["-m", "this"]), "a module that prints a page"),
-            Candidate("PyTorch", lambda: _run(["-m", "torch.version"]), "its import"),
+            Candidate("deepatlas", _calling(["-m", "deepatlas", "--help"]), "`--help`"),
+            Candidate("Python", _calling(["-m", "this"]), "a module that prints a page"),
+            Candidate("PyTorch", _calling(["-m", "torch.version"]), "its import"),
         ],
         comparable=False,
     )
 
 
-def _run(command: Sequence[str]) -> Outputs:
+def _run(command: Sequence[str]) -> str:
+    """Run Python with these arguments; the end of what it said beside its output."""
     done, _ = call(command)
+    said = done.stderr.strip()[-500:]
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()[-500:]}")
-    return ()
+        raise RuntimeError(f"{' '.join(command)}: {said}")
+    return said
+
+
+def _calling(command: Sequence[str]) -> Callable[[], Outputs]:
+    def run() -> Outputs:
+        _run(command)
+        return ()
+
+    return run
 
 
 def _command(command: list[str]) -> Callable[[], Outputs]:
     def run() -> Outputs:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out"
-            _run([*command, str(out)])
+            said = _run([*command, str(out)])
             missing = [name for name in WRITTEN if not (out / name).is_file()]
             if missing:
-                raise RuntimeError(f"{' '.join(command)}: no {', '.join(missing)}")
+                raise RuntimeError(f"{' '.join(command)}: no {', '.join(missing)}; {said}")
         return ()
 
     return run
@@ -106,7 +120,7 @@ ROWS = (
     ),
     Row(
         "check", "a cohort looked at, as a command (goal: 200 scans in 5 s)", check,
-        {"scans": 200}, {"scans": 50}, {"scans": 2}, seconds=0.0, least=3,
+        {"scans": 200}, None, {"scans": 2}, seconds=0.0, least=3,
     ),
-    Row("start", "start-up, as a command", start, {}, {}, {}, seconds=0.0, least=5),
+    Row("start", "start-up, as a command", start, {}, None, {}, seconds=0.0, least=5),
 )  # fmt: skip

@@ -62,7 +62,7 @@ def bending(size: int) -> Case:
             in_both("MONAI", lambda u: 3 * peer(u), given, [True]),
         ],
         least_bytes=4 * 2 * math.prod(shape) * 3 * 2,
-        note="batch 2; MONAI's formula, and the one we train with, which sees checkerboards",
+        note="batch 2; MONAI's formula, and ours, whose mixed terms see checkerboards",
     )
 
 

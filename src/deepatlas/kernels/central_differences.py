@@ -9,8 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 from deepatlas.kernels.compiled import jit_in_order
-from deepatlas.kernels.second_differences import ROWS, add_along, add_one, add_two, square_one
-from deepatlas.kernels.second_differences import square_two as square_four
+from deepatlas.kernels.second_differences import (
+    ROWS,
+    add_along,
+    add_one,
+    add_two,
+    square_one,
+    square_two,
+)
 
 F32 = np.float32
 
@@ -39,7 +45,7 @@ def corners(total, u, a, n, one, other, scale, factor):  # type: ignore[no-untyp
     """Add the squares of differences along two axes, each so many values from voxel to voxel."""
     low, high = a - one, a + one
     both = u[high + other : high + other + n]
-    square_four(total, u[low - other :], u[high - other :], u[low + other :], both, scale, factor)
+    square_two(total, u[low - other :], u[high - other :], u[low + other :], both, scale, factor)
 
 
 @jit_in_order

@@ -36,9 +36,10 @@ class Bending:
 
     Parameters
     ----------
-    mixed : "compact", over 2 x 2 voxels, each term's mean over the places where it fits, so that a
-        checkerboard is seen; or "central", of four diagonal neighbours, all terms at inner voxels
-        only. The second is MONAI's 1.6 (whose mean over components is a d-th of this sum).
+    mixed : how mixed terms are taken. "compact": over 2 x 2 voxels, every term's mean over the
+        places where it fits. "central": of four diagonal neighbours, which sees no checkerboard,
+        and every term at inner voxels only: MONAI's 1.6, whose weight w on voxels of s mm is here
+        w s^2 / d, since it is a mean over components, in voxels.
     """
 
     mixed: Literal["compact", "central"] = "compact"

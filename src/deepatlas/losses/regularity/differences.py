@@ -62,9 +62,9 @@ def sum_over_components(
 def check_field(field: Tensor, spacing_mm: Sequence[float], shortest: int) -> None:
     """Raise ValueError for a field, or spacings, whose shape does not fit."""
     d = field.ndim - 2
-    if d < 1 or field.shape[1] != d or len(spacing_mm) != d:
+    if d not in (2, 3) or field.shape[1] != d or len(spacing_mm) != d:
         raise ValueError(
-            "a field has shape (B, d, *S) with d axes of space, and d spacings; "
+            "a field has shape (B, d, *S) with d axes of space, two or three, and d spacings; "
             f"got shape {tuple(field.shape)} and spacings {tuple(spacing_mm)}"
         )
     if min(spacing_mm) <= 0 or min(field.shape[2:]) < shortest:
