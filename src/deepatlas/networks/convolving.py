@@ -9,7 +9,7 @@ a sum, where oneDNN takes three times as long as for all the rest.
 
 One more difference: where a volume is hardly larger than the kernel along an axis, training is in
 float32. There, on processors with AVX-512 but without AMX, oneDNN's bfloat16 gradients by the
-weights are wrong, often infinite, and memory of others is written to (torch 2.13).
+weights are wrong, often infinite (torch 2.13).
 """
 
 from __future__ import annotations
