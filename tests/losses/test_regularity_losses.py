@@ -88,6 +88,12 @@ def test_central_mixed_terms_are_those_of_monai(d: int) -> None:
     torch.testing.assert_close(*(torch.autograd.grad(one, field)[0] for one in (ours, peer)))
 
 
+@pytest.mark.parametrize("part", [*BENDINGS, Diffusion()])
+def test_fields_of_one_axis_are_refused(part: Bending | Diffusion) -> None:
+    with pytest.raises(ValueError, match="two or three"):
+        part(torch.zeros(1, 1, 9), [1.0])
+
+
 def test_mixed_terms_of_another_kind_are_refused() -> None:
     with pytest.raises(ValueError, match="compact or central, got 'forward'"):
         Bending("forward")  # type: ignore[arg-type]

@@ -39,7 +39,11 @@ def check(scans: int) -> Case:
     _write_cohort(Path(folder.name), scans)
 
     def of_folder(*command: str) -> Callable[[], Outputs]:
-        return lambda: _calling([*command, folder.name])()  # the folder stays as long as this
+        def run() -> Outputs:  # the folder stays as long as this
+            _run([*command, folder.name])
+            return ()
+
+        return run
 
     return Case(
         [
