@@ -164,6 +164,19 @@ def test_small_volumes_in_bfloat16(
     assert tried > 0
 
 
+@pytest.mark.parametrize("size", [(3, 3, 4), (16, 16, 4), (5, 4, 8), (3, 9, 6)])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_volumes_that_are_narrow_once_folded(ndim: int, size: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    theirs, ours = both(KINDS[ndim](2, 8, 3, padding=1), ndim)
+    x = torch.randn(2, 2, *size[3 - ndim :])
+    assert folds(ours, size[-1]) > 1
+    found = results(ours, to_channels_last(x), half)
+    exact = results(theirs.double(), x.double(), lambda layer, x: layer(x))
+    for one, other in zip(found, exact, strict=True):
+        assert float((one - other).norm()) <= 0.02 * float(other.norm())
+
+
 @pytest.mark.parametrize("kinds", [KINDS, TRANSPOSED])
 @pytest.mark.parametrize(("width", "small"), [(2, True), (3, False)])
 def test_only_small_volumes_are_trained_in_float32(
