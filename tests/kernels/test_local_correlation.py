@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 
@@ -10,10 +12,15 @@ from deepatlas.losses.similarity.lncc import LocalNCC
 
 @pytest.mark.parametrize("wanted", [(True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("border", ["ends", "zeros"])
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("shape", [(20, 17, 23), (31, 26), (4, 30, 6), (1, 9, 9)])
 def test_value_and_gradients(
-    shape: tuple[int, ...], masked: bool, signed: bool, wanted: tuple[bool, bool]
+    shape: tuple[int, ...],
+    masked: bool,
+    border: Literal["ends", "zeros"],
+    signed: bool,
+    wanted: tuple[bool, bool],
 ) -> None:
     torch.manual_seed(2)
     images = torch.rand(2, 3, 1, *shape)
@@ -23,7 +30,8 @@ def test_value_and_gradients(
     results = []
     for dtype in (torch.float32, torch.float64):
         pair = [x.to(dtype).requires_grad_(want) for x, want in zip(images, wanted, strict=True)]
-        loss = LocalNCC(window=5, signed=signed)(*pair, None if mask is None else mask.to(dtype))
+        part = LocalNCC(window=5, signed=signed, border=border)
+        loss = part(*pair, None if mask is None else mask.to(dtype))
         loss.backward()
         results.append([loss.detach(), *(x.grad for x in pair if x.grad is not None)])
     for one, other in zip(*results, strict=True):

@@ -102,17 +102,37 @@ def test_intensity_offset_and_scale_do_not_matter() -> None:
     assert LocalNCC()(40 + 3 * a, b - 90).item() == pytest.approx(plain, abs=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 14, 18, 12), (1, 1, 22, 16)])
-def test_squared_form_is_that_of_monai(shape: tuple[int, ...]) -> None:
-    # MONAI counts zeros outside; with a frame of zeros both see the same windows.
-    a, b = _pair(*shape)
-    frame = torch.zeros_like(a)
-    frame[(..., *[slice(4, -4)] * (a.ndim - 2))] = 1
-    a, b = a * frame, b * frame
-    clamp = 1e-5 * 5 ** (a.ndim - 2)  # of sums over the window, not means
-    peer = LocalNormalizedCrossCorrelationLoss(a.ndim - 2, kernel_size=5, smooth_dr=clamp)
-    ours = LocalNCC(5, signed=False)(a, b)
-    assert ours.item() == pytest.approx(1 + peer(a, b).item(), abs=1e-6)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # compiled, and plain
+@pytest.mark.parametrize("window", [3, 9])
+@pytest.mark.parametrize("shape", [(2, 1, 14, 18, 12), (2, 1, 22, 16)])
+def test_zeros_beyond_the_border_and_squares_are_monais_formula(
+    shape: tuple[int, ...], window: int, dtype: torch.dtype
+) -> None:
+    pair = [x.requires_grad_() for x in _pair(*shape, dtype=dtype)]
+    peer = LocalNormalizedCrossCorrelationLoss(len(shape) - 2, kernel_size=window)
+    floor = peer.smooth_dr / window ** (len(shape) - 2)  # theirs is of the sum
+    ours = LocalNCC(window, signed=False, smallest_variance=floor, border="zeros")(*pair)
+    expected = 1 + peer(*(x.double() for x in pair))
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    assert ours.item() == pytest.approx(expected.item(), rel=tolerance)
+    for one, other in zip(
+        torch.autograd.grad(ours, pair), torch.autograd.grad(expected, pair), strict=True
+    ):
+        torch.testing.assert_close(
+            one, other, rtol=0, atol=10 * tolerance * float(other.abs().max())
+        )
+
+
+def test_zeros_beyond_the_mask() -> None:
+    a, b = _pair(2, 1, 14, 18, 12)
+    mask = (torch.rand(a.shape, generator=torch.Generator().manual_seed(1)) > 0.1).float()
+    part = LocalNCC(5, border="zeros")
+    plain = part(*(x.double() for x in (a, b, mask)))
+    assert part(a, b, mask).item() == pytest.approx(plain.item(), abs=1e-5)
+    ones = torch.ones_like(a)
+    assert part(a, b, ones).item() == pytest.approx(part(a, b).item(), abs=1e-6)
+    a2, b2 = (torch.where(mask > 0, x, 17.0) for x in (a, b))
+    assert part(a2, b2, mask).item() == pytest.approx(plain.item(), abs=1e-5)
 
 
 def test_sign() -> None:
@@ -199,3 +219,5 @@ def test_window_must_be_odd(window: int) -> None:
 def test_variance_must_be_positive() -> None:
     with pytest.raises(ValueError, match="smallest_variance"):
         LocalNCC(smallest_variance=0)
+    with pytest.raises(ValueError, match="border must be ends or zeros"):
+        LocalNCC(border="wrap")  # type: ignore[arg-type]

@@ -99,9 +99,12 @@ def products(a, b, mask, at, plane):  # type: ignore[no-untyped-def]
 
 @jit
 def compare(  # type: ignore[no-untyped-def]
-    sums, mask, maps, at, size, share, depth, reach, both, signed, smallest
+    sums, mask, maps, at, size, share, depth, reach, both, signed, smallest, full
 ):
-    """Sum of share times local correlation over a plane; fills its part of the maps."""
+    """Sum of share times local correlation over a plane; fills its part of the maps.
+
+    full: how many voxels a window counts, or 0 for those inside the grid and the mask.
+    """
     K, H, W = sums.shape
     value = 0.0
     for y in range(H):
@@ -109,10 +112,11 @@ def compare(  # type: ignore[no-untyped-def]
         part = F32(0)
         for x in range(W):
             e = at + y * W + x
-            weight = share
-            if K == 6:
+            weight = share * mask[e] if K == 6 else share
+            if full > 0:
+                n = full
+            elif K == 6:
                 n = max(sums[5, y, x], F32(1e-6))
-                weight = share * mask[e]
             else:
                 n = lines * inside(W, x, reach)
             over = F32(1) / n
@@ -155,7 +159,7 @@ def combine(sums, a, b, mask, by_a, by_b, at):  # type: ignore[no-untyped-def]
 
 @jit
 def correlate(  # type: ignore[no-untyped-def]
-    a, b, mask, shares, maps, both, signed, smallest, shape, reach, first, last
+    a, b, mask, shares, maps, both, signed, smallest, full, shape, reach, first, last
 ):
     """Sum of share times local correlation; fills maps p, q_a, o_a (and q_b, o_b).
 
@@ -181,8 +185,9 @@ def correlate(  # type: ignore[no-untyped-def]
                 add_rows(total, sums, reach)
                 at, depth = (item * D + own) * H * W, inside(D, own, reach)
                 value += compare(
-                    sums, mask, maps, at, len(a), shares[item], depth, reach, both, signed, smallest
-                )
+                    sums, mask, maps, at, len(a), shares[item], depth, reach, both, signed,
+                    smallest, full,
+                )  # fmt: skip
     return value
 
 

@@ -16,6 +16,8 @@ def local_correlation(
     signed: bool,
     smallest_variance: float,
     wanted: int,
+    *,
+    ends: bool = True,
 ) -> tuple[Tensor, list[Tensor]]:
     """Mean over voxels and items of the correlation (or its square), and gradients.
 
@@ -24,6 +26,7 @@ def local_correlation(
     a, b, mask : (B, *S), contiguous float32.
     reach : voxels of the window on either side.
     wanted : how many gradients, of a first.
+    ends : windows end at border and mask; otherwise zeros beyond them count.
     """
     from deepatlas.kernels.correlation import correlate, gradients  # numba, slow to import
 
@@ -33,11 +36,12 @@ def local_correlation(
     counts = a[0].numel() if mask is None else mask.double().flatten(1).sum(1).numpy()
     shares = np.full(items, 1 / items) / np.maximum(counts, 1e-12)
     both = wanted > 1
+    full = 0 if ends else (2 * reach + 1) ** (a.ndim - 1)
     maps = empty((5 if both else 3, a.numel()))
     images = flat(a), flat(b), masks
     parts = in_parts(
         correlate, items * shape[0], *images, shares.astype(np.float32), flat(maps), both,
-        signed, np.float32(smallest_variance), shape, reach,
+        signed, np.float32(smallest_variance), np.float32(full), shape, reach,
     )  # fmt: skip
     found = [empty(a.shape) for _ in range(wanted)]
     if found:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,7 +28,7 @@ from deepatlas.losses.precision import full_precision, same_shape, widen
 class LocalNCC:
     """1 - mean over voxels of the correlation in a window around each voxel (Avants et al. 2008).
 
-    Windows end at the border and at the mask: only voxels inside count. Always float32 or wider.
+    Always float32 or wider.
 
     Parameters
     ----------
@@ -36,17 +37,23 @@ class LocalNCC:
         if false the mean of NCC^2, which is blind to inversion, in [0, 1].
     smallest_variance : variances in a window are clamped to this, in squared units of intensity
         (images lie in [0, 1]); a flat window thus counts as uncorrelated.
+    border : "ends": windows end at the border and at the mask, only voxels inside count. "zeros":
+        they go on, over zeros that count: MONAI's 1.6, where `smallest_variance` is its smooth_dr
+        by the voxels of a window, and neurite's.
     """
 
     window: int = 9
     signed: bool = True
     smallest_variance: float = 1e-5
+    border: Literal["ends", "zeros"] = "ends"
 
     def __post_init__(self) -> None:
         if self.window < 3 or self.window % 2 == 0:
             raise ValueError(f"window must be odd and at least 3, got {self.window}")
         if self.smallest_variance <= 0:
             raise ValueError(f"smallest_variance must be above 0, got {self.smallest_variance}")
+        if self.border not in ("ends", "zeros"):
+            raise ValueError(f"border must be ends or zeros, got {self.border!r}")
 
     def __call__(self, warped: Tensor, fixed: Tensor, mask: Tensor | None = None) -> Tensor:
         """Scalar from images (B, 1, *S); see `protocols.Similarity`. An empty mask counts 1."""
@@ -76,9 +83,9 @@ def _value_and_gradients(
     filter is its own adjoint, so with p = dL/dcov / n and q = 2 dL/dvar_a / n,
     dL/da = b box(p) + a box(q) - box(p E[b] + q E[a]).
     """
-    a, b = _centred(a, mask), _centred(b, mask)
+    a, b = (_centred(x, mask, part) for x in (a, b))
     ma, mb = (a, b) if mask is None else (mask * a, mask * b)
-    count = _counts(a, part.window) if mask is None else _box(mask, part.window).clamp_min_(1e-6)
+    count = _counts(a, mask, part)
     mean_a, mean_b = (_box(x, part.window).div_(count) for x in (ma, mb))
     var_a = _box(ma * a, part.window).div_(count).addcmul_(mean_a, mean_a, value=-1)
     var_b = _box(mb * b, part.window).div_(count).addcmul_(mean_b, mean_b, value=-1)
@@ -116,19 +123,25 @@ def _compiled(
     a: Tensor, b: Tensor, mask: Tensor | None, part: LocalNCC, wanted: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor | None]]:
     """What `_value_and_gradients` returns."""
-    one, other = (_centred(x, mask).contiguous() for x in (a, b))
+    one, other = (_centred(x, mask, part).contiguous() for x in (a, b))
     turned = wanted[1] and not wanted[0]  # both images are treated alike
     if turned:
         one, other = other, one
     value, found = local_correlation(
-        one, other, mask, part.window // 2, part.signed, part.smallest_variance, sum(wanted)
-    )
+        one, other, mask, part.window // 2, part.signed, part.smallest_variance, sum(wanted),
+        ends=part.border == "ends",
+    )  # fmt: skip
     gradients: list[Tensor | None] = [*found, None, None][:2]
     return 1 - value, gradients[::-1] if turned else gradients
 
 
-def _centred(image: Tensor, mask: Tensor | None) -> Tensor:
-    """Image (B, *S) less its mean: changes nothing but the rounding error of E[a^2] - E[a]^2."""
+def _centred(image: Tensor, mask: Tensor | None, part: LocalNCC) -> Tensor:
+    """Image (B, *S) less its mean: changes nothing but the rounding error of E[a^2] - E[a]^2.
+
+    Beside zeros that count it would: there the image itself.
+    """
+    if part.border == "zeros":
+        return image
     axes = tuple(range(1, image.ndim))
     if mask is None:
         return image - image.mean(dim=axes, keepdim=True)
@@ -145,9 +158,13 @@ def _shares(image: Tensor, mask: Tensor | None) -> Tensor:
     return rolled / (total * image.shape[0])
 
 
-def _counts(image: Tensor, window: int) -> Tensor:
-    """Voxels of the grid inside each window, rolled, (S[-1], 1, *S[:-1])."""
-    *outer, last = (_sum_along(image.new_ones(n, 1), 0, window) for n in image.shape[1:])
+def _counts(image: Tensor, mask: Tensor | None, part: LocalNCC) -> Tensor:
+    """Voxels that count in each window, rolled, (S[-1], B or 1, *S[:-1]); or their one number."""
+    if part.border == "zeros":
+        return image.new_tensor(part.window ** (image.ndim - 1))
+    if mask is not None:
+        return _box(mask, part.window).clamp_min_(1e-6)
+    *outer, last = (_sum_along(image.new_ones(n, 1), 0, part.window) for n in image.shape[1:])
     counts = last
     for along in outer:
         counts = counts.unsqueeze(-1) * along.squeeze(1)
