@@ -39,7 +39,7 @@ bench: $(VENV)/.installed-bench  ## speed and memory against the peers; BENCH_AR
 	$(BIN)/python -m benchmarks.speed $(BENCH_ARGS)
 
 bench-small: $(VENV)/.installed-bench  ## the same on smaller volumes, under 5 minutes
-	$(BIN)/python -m benchmarks.speed --small --out build/speed $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.speed --small $(BENCH_ARGS)
 
 setup: $(VENV)/.installed-dev  ## the virtual environment with all that developers need
 

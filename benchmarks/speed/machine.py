@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
+
+from deepatlas.networks import convolving
 
 PACKAGES = (
     "torch", "numpy", "monai", "voxelmorph", "neurite", "antspyx", "SimpleITK",
@@ -32,11 +36,21 @@ def facts(threads: int) -> dict[str, Any]:
         "torch_uses": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "load_before": round(os.getloadavg()[0], 2),
-        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "deepatlas": deepatlas.__version__,
+        "commit": _commit(),
         **{name: _version(name) for name in PACKAGES},
     }
+
+
+def _commit() -> str:
+    """Of the code that is measured; "+" where files differ from it."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "no commit"
+    return done.stdout.strip()
 
 
 def _cpu_line(key: str) -> str:
@@ -98,8 +112,14 @@ def _best(run: Callable[[], Any], goes: int) -> float:
 
 
 def convolution_flops(run: Callable[[], Any]) -> float:
-    """Floating-point operations of all convolutions of a call, forward and backward."""
-    with FlopCounterMode(display=False) as counter:
+    """Floating-point operations of all convolutions of a call, forward and backward.
+
+    Those of the layers as they are, not of what `networks.convolving` makes of them.
+    """
+    with (
+        patch.object(convolving, "folds", return_value=1),
+        FlopCounterMode(display=False) as counter,
+    ):
         run()
     counts = counter.get_flop_counts().get("Global", {})
     return float(sum(count for name, count in counts.items() if "convolution" in str(name)))

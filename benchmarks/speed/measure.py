@@ -61,7 +61,7 @@ class Row:
     full, small, tiny : parameters of `make bench`, of `make bench-small`, and of the first call in
         a child that measures memory, which wakes up libraries; `small` None leaves the row out.
     goals : by candidate, how many times faster ours should be.
-    seconds : to spend on the row in the full form; a quarter of it in the small form.
+    seconds : to spend on the row in the full form; a tenth of it in the small form.
     least : rounds at least, whatever they take, in the full form; 3 in the small form.
     needs : names of options without which the row cannot run.
     """
@@ -107,8 +107,8 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
 
 def take_turns(
     runs: Sequence[Callable[[], Any]], *, least: int, seconds: float, most: int = 200
-) -> tuple[list[list[float]], list[list[float]]]:
-    """Seconds by the clock and of the processor, a list per run; A B A B, after one round unseen.
+) -> list[list[float]]:
+    """Seconds by the clock, a list per run; A B A B, after one round unseen.
 
     Another round begins while there are fewer than `least`, or fewer than `most` and time left.
     """
@@ -117,19 +117,17 @@ def take_turns(
     gc.collect()
     gc.freeze()  # what lives now is not looked through again before every run
     clock: list[list[float]] = [[] for _ in runs]
-    processor: list[list[float]] = [[] for _ in runs]
     begun = time.perf_counter()
     while len(clock[0]) < least or (len(clock[0]) < most and time.perf_counter() - begun < seconds):
         for k, run in enumerate(runs):
             gc.collect()
-            used, started = time.process_time(), time.perf_counter()
+            started = time.perf_counter()
             kept = run()
             finish()
             clock[k].append(time.perf_counter() - started)
-            processor[k].append(time.process_time() - used)
             del kept
     gc.unfreeze()
-    return clock, processor
+    return clock
 
 
 def finish() -> None:
@@ -144,26 +142,24 @@ class Error:
 
     Attributes
     ----------
-    absolute, relative : the largest, as such and in its share of the reference's largest value.
+    relative : the largest, in its share of the reference's largest value.
     mean : of the value's own absolute differences.
     """
 
-    absolute: float
     relative: float
     mean: float
 
 
 def error(outputs: Outputs, reference: Outputs) -> Error:
     """Of all outputs; both sequences must have the same shapes."""
-    absolute, relative = 0.0, 0.0
+    relative = 0.0
     for out, exact in zip(outputs, reference, strict=True):
         exact = exact.detach().double().to(out.device)
         apart = float((out.detach().double() - exact).abs().max())
-        absolute = max(absolute, apart)
         relative = max(relative, apart / max(float(exact.abs().max()), 1e-300))
     value, exact = (x[0].detach().double().cpu() for x in (outputs, reference))
     mean = float((value - exact).abs().mean())
-    return Error(absolute, relative, mean)
+    return Error(relative, mean)
 
 
 def with_gradients(

@@ -17,6 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed.machine import convolution_flops
+from benchmarks.speed.measure import finish
 from benchmarks.speed.rows.recipe import stepping as recipe_stepping
 from benchmarks.speed.rows.tutorial import Monai, Ours, made_up, stepping
 from deepatlas.process import ENVIRONMENT, keep_freed_memory
@@ -102,11 +103,14 @@ def profiled(step: Callable[[], Any], ceiling: float, *, goes: int = 7) -> dict[
 
 def _own_times(step: Callable[[], Any]) -> dict[str, float]:
     """Seconds of each operation by itself, without those it calls."""
-    with profile(activities=[ProfilerActivity.CPU]) as record:
+    gpu = torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as record:
         step()
+        finish()
     own: dict[str, float] = defaultdict(float)
     for event in record.key_averages():
-        own[event.key] += event.self_cpu_time_total / 1e6
+        spent = event.self_device_time_total if gpu else event.self_cpu_time_total
+        own[event.key] += spent / 1e6
     return own
 
 

@@ -10,7 +10,6 @@ from benchmarks.speed.results import per_voxel, rounds, share
 from deepatlas.io.atomic import write_json, write_text
 
 Row = Mapping[str, Any]
-COMMANDS = {True: "make bench-small", False: "make bench"}
 
 
 def write(out: Path, found: Mapping[str, Any]) -> None:
@@ -32,7 +31,7 @@ def page(found: Mapping[str, Any]) -> str:
     pairs = [row for row in found["rows"] if not _grows(row)]
     parts = [
         "# Speed",
-        f"Made by `{COMMANDS[facts['small']]}` in {facts['minutes']} minutes. {METHOD}",
+        f"Made by `{facts['command']}` in {facts['minutes']} minutes. {METHOD}",
         machine(facts),
         ceilings(found["ceilings"]),
         _table(HEADER, [line for row in pairs for line in _rows_of(row, found["ceilings"])]),
@@ -50,12 +49,15 @@ METHOD = (
     "medians, in brackets the quartiles of the rounds' own ratios. Memory is the peak of one call "
     "beyond what was there before it, each in a process of its own, by resident pages. The error "
     "is the largest difference to the same formula in float64, over value and gradients, in its "
-    "share of the largest value; where a row says so, to float32. Our share of a copy: the "
-    "least traffic, every input and output once, at the speed of the copy below; of convolutions: "
-    "their operations at the best bfloat16 rate below."
+    "share of the largest value; where a row says so, to float32. Apart from ours: by how much "
+    "values differ, of rows whose candidates compute the same. Our share of a copy: the least "
+    "traffic, every input and output once, at the speed of the copy below; of convolutions: "
+    "their operations (without zeros that are put in to fill up units) at the best bfloat16 rate "
+    "below."
 )
 HEADER = (
-    "what", "who", "how", "time", "times ours", "goal", "peak memory", "error", "our share of",
+    "what", "who", "how", "time", "times ours", "goal", "peak memory", "error", "apart from ours",
+    "our share of",
 )  # fmt: skip
 
 
@@ -73,6 +75,7 @@ def _rows_of(row: Row, ceilings: Mapping[str, float]) -> list[list[str]]:
                 f"{goal:g}" if goal else "",
                 _memory(entry.get("peak_mib")),
                 f"{entry['error']['relative']:.0e}" if "error" in entry else "",
+                f"{entry['differs']:.0e}" if "differs" in entry else "",
                 "" if k else _share(row, ceilings),
             ]
         )
@@ -116,14 +119,18 @@ def machine(found: Mapping[str, Any]) -> str:
     """One paragraph."""
     versions = ", ".join(
         f"{name} {found[name]}"
-        for name in ("deepatlas", "torch", "monai", "voxelmorph", "neurite", "antspyx", "SimpleITK")
+        for name in ("torch", "monai", "voxelmorph", "neurite", "antspyx", "SimpleITK")
         if found.get(name)
+    )
+    settings = (
+        " The process is set up as our commands set theirs up." if found["as_command"] else ""
     )
     return (
         f"{found['processor']}, {found['cores']} cores, {found['threads']} threads, "
         f"{', '.join(found['features']) or 'none of the features looked for'}; PyTorch uses "
         f"{found['torch_uses']}. GPU: {found['gpu'] or 'none'}. Load before the start: "
-        f"{found['load_before']}. Python {found['python']}, {versions}."
+        f"{found['load_before']}. deepatlas {found['deepatlas']} ({found['commit']}), Python "
+        f"{found['python']}, {versions}.{settings}"
     )
 
 

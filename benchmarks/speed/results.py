@@ -26,16 +26,13 @@ def measured(
     case = row.build(**parameters)
     budget = row.seconds * seconds * (0.1 if small else 1.0)
     runs = [candidate.run for candidate in case.candidates]
-    clock, processor = take_turns(
-        runs, least=min(row.least, 3) if small else row.least, seconds=budget
-    )
+    clock = take_turns(runs, least=min(row.least, 3) if small else row.least, seconds=budget)
     found: list[dict[str, Any]] = []
     for k, candidate in enumerate(case.candidates):
         entry: dict[str, Any] = {
             "name": candidate.name,
             "how": candidate.how,
             "seconds": asdict(spread(clock[k])),
-            "processor_seconds": spread(processor[k]).median,
             "size": candidate.size,
         }
         if k:

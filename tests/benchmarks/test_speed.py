@@ -22,17 +22,19 @@ from benchmarks.speed.measure import Candidate, Case, Row, error, ratio, spread,
 from benchmarks.speed.peers.vxm_dense import Fast, VxmDense, lively
 from benchmarks.speed.profile import kind_of
 from benchmarks.speed.rows import ROWS
+from deepatlas.networks.convolving import Convolution3d, folds
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:monai")
+DIFFER = ("ours, of recipes", "voxelmorph")  # formulas, and what lies outside the grid
 CEILINGS = {"copy_bytes": 1e10, "convolution_32_bfloat16_flops": 1e12}
 
 
 def test_runs_take_turns_and_the_first_round_is_not_counted() -> None:
     order: list[str] = []
     runs = [lambda: order.append("a"), lambda: order.append("b")]
-    clock, processor = take_turns(runs, least=3, seconds=0.0)
+    clock = take_turns(runs, least=3, seconds=0.0)
     assert "".join(order) == "ab" * 4
-    assert [len(times) for times in (*clock, *processor)] == [3] * 4
+    assert [len(times) for times in clock] == [3] * 2
 
 
 def test_spread_is_numpys_quartiles() -> None:
@@ -55,7 +57,7 @@ def test_error_is_the_largest_over_value_and_gradients() -> None:
         [torch.tensor([1.0, 2.5]), torch.tensor([0.0])],
         [torch.tensor([1.0, 2.0]), torch.tensor([-1e-3])],
     )
-    assert (found.absolute, found.mean) == (0.5, 0.25)
+    assert found.mean == 0.25
     assert found.relative == pytest.approx(1.0)
 
 
@@ -142,10 +144,21 @@ def test_every_row_runs_and_its_candidates_agree(name: str) -> None:
     for candidate, out in zip(case.candidates, outputs, strict=True):
         if candidate.exact is not None:
             assert error(out, candidate.exact()).mean < 0.05
-    if name in ("warp", "warp-both", "warp-maps", "warp-maps-back", "dice"):
-        assert error(outputs[1], outputs[0]).relative < 1e-3
+    half = "bfloat16" in case.candidates[0].how
+    compared, allowed = (1, 0.1) if half else (None, 1e-3)  # PyTorch's own gradients are coarse
+    for candidate, out in zip(case.candidates[1:], outputs[1:], strict=True):
+        if case.comparable and candidate.name not in DIFFER:
+            assert error(out[:compared], outputs[0][:compared]).relative < allowed
     if name.startswith("recipe"):
         assert torch.equal(outputs[0][0], outputs[1][0])
+
+
+def test_operations_are_those_of_the_layer_not_of_its_fast_form() -> None:
+    layer = Convolution3d(8, 8, 3, padding=1).bfloat16()
+    x = torch.rand(1, 8, 8, 8, 8).bfloat16()
+    assert folds(layer, 8) > 1
+    with torch.no_grad():
+        assert convolution_flops(lambda: layer(x)) == 2 * 27 * 8 * 8 * 8**3
 
 
 def test_vxm_dense_has_the_weights_of_the_package() -> None:
@@ -205,7 +218,19 @@ def _tutorial(which: str, medians: tuple[float, float]) -> dict:
 
 def _found(rows: list[dict]) -> dict:
     machine = dict.fromkeys(
-        ("processor", "cores", "threads", "torch_uses", "gpu", "load_before", "python", "deepatlas")
+        (
+            "processor",
+            "cores",
+            "threads",
+            "torch_uses",
+            "gpu",
+            "load_before",
+            "python",
+            "deepatlas",
+            "commit",
+            "command",
+            "as_command",
+        )
     )
-    machine |= {"features": [], "minutes": 1, "small": True}
+    machine |= {"features": [], "minutes": 1}
     return {"machine": machine, "ceilings": CEILINGS, "rows": rows, "profiles": {}}

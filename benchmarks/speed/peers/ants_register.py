@@ -1,6 +1,7 @@
 """What `deepatlas register` does, with ANTs: `python ants_register.py MOVING FIXED OUT`.
 
-Affine and SyN with ANTs' own defaults; writes moved.nii.gz, transform.h5 and affine.mat.
+Affine and SyN in one call, with ANTs' own defaults; writes moved.nii.gz, transform.h5,
+affine.mat.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ def main() -> None:
     moving, fixed = (ants.image_read(path) for path in sys.argv[1:3])
     out = Path(sys.argv[3])
     out.mkdir(parents=True)
-    affine = ants.registration(fixed=fixed, moving=moving, type_of_transform="Affine")
-    matrix = affine["fwdtransforms"][0]
     found = ants.registration(
-        fixed=fixed, moving=moving, type_of_transform="SyNOnly", initial_transform=matrix,
-        outprefix=str(out / "ants"), write_composite_transform=True,
-    )  # fmt: skip
+        fixed=fixed, moving=moving, type_of_transform="SyN", outprefix=str(out / "ants")
+    )
+    field, matrix = found["fwdtransforms"]
     ants.image_write(found["warpedmovout"], str(out / "moved.nii.gz"))
-    shutil.copy(found["fwdtransforms"], out / "transform.h5")
+    warp = ants.transform_from_displacement_field(ants.image_read(field))
+    whole = ants.compose_ants_transforms([warp, ants.read_transform(matrix)])
+    ants.write_transform(whole, str(out / "transform.h5"))
     shutil.copy(matrix, out / "affine.mat")
 
 

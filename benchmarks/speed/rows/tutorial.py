@@ -105,7 +105,8 @@ class Ours(Monai):
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
-        self.ncc = LocalNCC(WINDOW, signed=False, smallest_variance=FLOOR / WINDOW**3)
+        floor = FLOOR / WINDOW**3
+        self.ncc = LocalNCC(WINDOW, signed=False, smallest_variance=floor, border="zeros")
         self.bending = Bending("central")
 
     def prepare(self, both: nn.ModuleDict) -> None:
