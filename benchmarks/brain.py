@@ -200,6 +200,7 @@ class Pairs:
 
 def compare(data: Path, out: Path, with_ants: bool) -> dict[str, Any]:
     """Dice and seconds of all ordered pairs of the test scans."""
+    from benchmarks.speed import machine
     from deepatlas.compute import half_pays
     from deepatlas.spatial.jacobian import folds_percent
 
@@ -229,8 +230,8 @@ def compare(data: Path, out: Path, with_ants: bool) -> dict[str, Any]:
             row[f"{name} folds %"] = folds_percent(field)
         rows.append(row)
         print(json.dumps(row), flush=True)
-    used = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    return {"pairs": rows, "methods": summary(rows, list(methods)), "grid": GRID, **used}
+    found = {"pairs": rows, "methods": summary(rows, list(methods)), "grid": GRID}
+    return {**found, "machine": machine.facts(torch.get_num_threads())}
 
 
 def summary(rows: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
@@ -247,9 +248,16 @@ def summary(rows: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
     return found
 
 
-def table(found: Mapping[str, Any]) -> str:
+def page(found: Mapping[str, Any]) -> str:
     """The summary as Markdown."""
-    lines = ["| who | mean Dice | folds % | seconds | times ours |", "| --- " * 5 + "|"]
+    from benchmarks.speed import report
+
+    lines = [
+        report.machine(found["machine"]),
+        "",
+        "| who | mean Dice | folds % | seconds | times ours |",
+        "| --- " * 5 + "|",
+    ]
     for name, entry in found["methods"].items():
         cells = [name, f"{entry['dice']:.4f}"]
         for key, digits in (("folds %", 4), ("seconds", 2), ("times ours", 1)):
@@ -273,8 +281,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="in place of minutes")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-ants", action="store_true")
-    parser.add_argument("--results", type=Path, default=Path("docs/results"))
+    parser.add_argument("--no-ants", action="store_true", help="results to build/brain, then")
+    parser.add_argument("--results", type=Path, help="a folder, else docs/results")
     args = parser.parse_args()
     sys.path.insert(0, str(ROOT))  # here and for those who train: the layout of VxmDense
     data, out = args.data.resolve(), args.out.resolve()
@@ -283,9 +291,11 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if args.what == "compare":
         found = compare(data, out, not args.no_ants)
-        (args.results / "brain.json").write_text(json.dumps(found, indent=1) + "\n")
-        (args.results / "brain.md").write_text(table(found) + "\n")
-        print(table(found))
+        results = args.results or ROOT / ("build/brain" if args.no_ants else "docs/results")
+        results.mkdir(parents=True, exist_ok=True)
+        (results / "brain.json").write_text(json.dumps(found, indent=1) + "\n")
+        (results / "brain.md").write_text(page(found) + "\n")
+        print(page(found))
         return
     budget = out / "budget.json"  # of the machine at rest; runs that were begun go on with it
     if not budget.is_file() and args.steps is None:

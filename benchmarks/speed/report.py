@@ -123,7 +123,7 @@ def machine(found: Mapping[str, Any]) -> str:
         if found.get(name)
     )
     settings = (
-        " The process is set up as our commands set theirs up." if found["as_command"] else ""
+        " The process is set up as our commands set theirs up." if found.get("as_command") else ""
     )
     return (
         f"{found['processor']}, {found['cores']} cores, {found['threads']} threads, "
