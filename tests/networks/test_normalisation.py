@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 import pytest
 import torch
 from torch.nn import functional as F
 
+from deepatlas.kernels import plain
 from deepatlas.networks.normalisation import NormActivation
 
 SHAPES = [(2, 5, 7, 4, 6), (1, 16, 8, 8, 8), (3, 4, 9, 11)]  # rows of 8, 64 and one voxel
@@ -54,12 +59,34 @@ def test_bfloat16_stays_bfloat16_and_channels_last(shape: tuple[int, ...]) -> No
     torch.testing.assert_close(y.float(), reference(x.float(), module), atol=0.03, rtol=0.03)
 
 
-def test_a_mean_far_from_zero_costs_bfloat16_little() -> None:
+@pytest.mark.parametrize("context", [nullcontext, plain], ids=["kernel", "plain"])
+@pytest.mark.parametrize(
+    ("dtype", "mean", "near"), [(torch.bfloat16, 50.0, 0.005), (torch.float32, 50.0, 0.005)]
+)
+def test_a_mean_far_from_zero_costs_little(
+    dtype: torch.dtype,
+    mean: float,
+    near: float,
+    context: Callable[[], AbstractContextManager[None]],
+) -> None:
     torch.manual_seed(0)
-    module = NormActivation(8, slope=0.2)
-    x = (torch.randn(1, 8, 16, 16, 16) + 4).bfloat16()
-    spread = module(x).float().std(dim=(2, 3, 4)) / reference(x.float(), module).std(dim=(2, 3, 4))
-    assert ((spread > 0.9) & (spread < 1.1)).all()
+    module = made(8).float()
+    x = (torch.randn(1, 8, 16, 16, 16) + mean).to(dtype).requires_grad_()
+    upstream = torch.randn(x.shape).to(dtype)
+    with context():
+        found = module(x)
+        (gradient,) = torch.autograd.grad(found, x, upstream)
+    wide = x.detach().double().requires_grad_()
+    expected = reference(wide, copy.deepcopy(module).double())
+    (wanted,) = torch.autograd.grad(expected, wide, upstream.double())
+    for one, other in ((found, expected), (gradient, wanted)):
+        assert float((one - other).detach().norm() / other.detach().norm()) < near
+
+
+@pytest.mark.parametrize("context", [nullcontext, plain], ids=["kernel", "plain"])
+def test_an_empty_batch(context: Callable[[], AbstractContextManager[None]]) -> None:
+    with context():
+        assert NormActivation(3, slope=0.2)(torch.rand(0, 3, 4, 5)).shape == (0, 3, 4, 5)
 
 
 def test_a_constant_channel_stays_finite() -> None:

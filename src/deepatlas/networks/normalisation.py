@@ -1,8 +1,9 @@
 """Instance normalisation and LeakyReLU in one pass over a channels-last tensor.
 
 PyTorch's own normalisations take several times as long as the convolutions they follow where
-those are bfloat16 and channels-last. Here several voxels are taken as one row, so that every
-operation runs along contiguous memory, sums are float32, and the gradient is in closed form.
+those are bfloat16 and channels-last. What is here is the plain form of `kernels.normalise`, for
+other devices: several voxels are taken as one row, so that every operation runs along contiguous
+memory, in float32 or wider, and the gradient is in closed form.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class NormActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         learned = self.weight, self.bias, self.slope, self.epsilon
-        if kernels.usable(x, half=True):
+        if kernels.usable(x, half=True) and x.numel() > 0:
             return normalise.normalise(x, *learned, inplace=self.inplace)[0]
         return _NormActivation.apply(x, *learned)
 
@@ -55,29 +56,25 @@ def _rows(x: Tensor) -> Tensor:
     return x.movedim(1, -1).reshape(x.shape[0], count // row, row * channels)
 
 
+def _wide(rows: Tensor) -> Tensor:
+    """The same in float32, or in float64 if they are."""
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+
 def _back(rows: Tensor, like: Tensor) -> Tensor:
     """The inverse of `_rows`, channels last in memory."""
     return rows.reshape(like.shape[0], *like.shape[2:], like.shape[1]).movedim(-1, 1)
 
 
 def _sum(rows: Tensor, channels: int) -> Tensor:
-    """Sum over voxels, (B, C) float32 or wider.
-
-    Of half-precision rows by a product with ones, which sums in float32 on matrix units; only
-    its `_ROW` partial sums are rounded.
-    """
-    if rows.dtype in (torch.bfloat16, torch.float16):
-        with torch.autocast(rows.device.type, enabled=False):
-            total = torch.bmm(rows.new_ones(rows.shape[0], 1, rows.shape[1]), rows).float()
-    else:
-        total = rows.sum(dim=1)
-    return total.reshape(rows.shape[0], -1, channels).sum(dim=1)
+    """Sum over voxels, (B, C)."""
+    voxels = rows.shape[2] // channels
+    return rows.sum(dim=1).reshape(rows.shape[0], voxels, channels).sum(dim=1)
 
 
 def _spread(values: Tensor, rows: Tensor) -> Tensor:
-    """(B, C) values as one row each, in the dtype of the rows."""
-    repeats = rows.shape[2] // values.shape[1]
-    return values.to(rows.dtype).repeat(1, repeats).unsqueeze(1)
+    """(B, C) values as one row each."""
+    return values.repeat(1, rows.shape[2] // values.shape[1]).unsqueeze(1)
 
 
 class _NormActivation(torch.autograd.Function):
@@ -85,32 +82,31 @@ class _NormActivation(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, slope: float, epsilon: float
     ) -> Tensor:
-        rows, channels = _rows(x), x.shape[1]
+        rows, channels = _wide(_rows(x)), x.shape[1]
         count = math.prod(x.shape[2:])
         mean = _sum(rows, channels) / count
-        variance = (_sum(rows * rows, channels) / count - mean * mean).clamp_min(0)
-        inverse = torch.rsqrt(variance + epsilon)
-        scale = weight * inverse
-        shift = bias - mean * scale
-        out = torch.addcmul(_spread(shift, rows), rows, _spread(scale, rows))
-        out = F.leaky_relu_(out, slope)
-        ctx.save_for_backward(x, out, mean, inverse, scale)
+        rows = rows - _spread(mean, rows)
+        inverse = torch.rsqrt(_sum(rows.square(), channels) / count + epsilon)
+        out = torch.addcmul(
+            _spread(bias.expand_as(mean), rows), rows, _spread(weight * inverse, rows)
+        )
+        out = F.leaky_relu_(out, slope).to(x.dtype)
+        ctx.save_for_backward(x, out, weight, mean, inverse)
         ctx.slope = slope
         return _back(out, x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        x, out, mean, inverse, scale = ctx.saved_tensors
-        rows, channels, count = _rows(x), x.shape[1], math.prod(x.shape[2:])
+        x, out, weight, mean, inverse = ctx.saved_tensors
+        rows, channels, count = _wide(_rows(x)), x.shape[1], math.prod(x.shape[2:])
         gradient = torch.ops.aten.leaky_relu_backward(
-            _rows(upstream.to(x.dtype)), out, ctx.slope, True
+            _wide(_rows(upstream)), out.to(rows.dtype), ctx.slope, True
         )
-        total = _sum(gradient, channels)
-        # Of the sum of gradient * normalised x, which is also the gradient by the scale.
-        along = (_sum(gradient * rows, channels) - mean * total) * inverse
-        by_x = -scale * along * inverse / count
-        constant = -scale * total / count - by_x * mean
-        result = torch.addcmul(_spread(constant, rows), rows, _spread(by_x, rows))
-        result = torch.addcmul(result, gradient, _spread(scale, rows))
-        return _back(result, x), along.sum(dim=0), total.sum(dim=0), None, None
+        normalised = (rows - _spread(mean, rows)) * _spread(inverse, rows)
+        by_bias = _sum(gradient, channels)
+        by_weight = _sum(gradient * normalised, channels)
+        gradient = gradient - _spread(by_bias / count, rows)
+        gradient = gradient.addcmul_(normalised, _spread(by_weight / count, rows), value=-1)
+        by_x = gradient.mul_(_spread(weight * inverse, rows)).to(x.dtype)
+        return _back(by_x, x), by_weight.sum(dim=0), by_bias.sum(dim=0), None, None
