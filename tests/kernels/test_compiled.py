@@ -57,6 +57,27 @@ def test_kernels_enclose_numbers_only(made: Callable[[], Any]) -> None:
     assert all(isinstance(value, int) for value in enclosed)
 
 
+def test_every_variant_has_files_of_its_own_which_end_with_the_sources() -> None:
+    """Else two processes may write one variant's code under the other's name."""
+    made = [exponential.softmax_kernel(half, n) for half in (True, False) for n in (2, 3)]
+    names = {kernel.py_func.__qualname__ for kernel in made}
+    assert len(names) == len(made)
+    assert all(name.endswith(compiled._digest()) for name in names)
+    assert trilinear.locate.py_func.__qualname__ == f"locate-{compiled._digest()}"
+
+
+def test_a_full_disk_keeps_nothing_and_costs_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[Any] = []
+
+    def full(*given: Any) -> None:
+        attempts.append(given)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
+    assert compiled.jit(lambda x: 3 * x)(14) == 42
+    assert attempts
+
+
 @pytest.mark.parametrize("size", [0, 5, 3 << 20])
 def test_memory_to_write_to(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ranges: list[Any] = []
