@@ -70,3 +70,9 @@ def test_single_voxels_and_memory_at_any_place() -> None:
     (gradient,) = torch.autograd.grad(out, somewhere, upstream)
     summed = upstream[:, :8].sum(dim=(2, 3, 4), keepdim=True)
     torch.testing.assert_close(gradient, summed)
+
+
+@pytest.mark.parametrize("skip", [(1, 4, 5, 6), (1, 4, 8, 6), (2, 4, 6, 6)])
+def test_sizes_that_do_not_fit_are_refused(skip: tuple[int, ...]) -> None:
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+        join(torch.ones(1, 4, 3, 3), torch.ones(skip))

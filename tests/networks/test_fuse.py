@@ -164,3 +164,40 @@ def test_skips_of_another_kind_or_with_listeners_stay() -> None:
     assert [type(part) for part in fuse(network)] == [blocks.SkipConnection] * 2
     torch.testing.assert_close(network(x), expected, rtol=0, atol=0)
     assert len(heard) == 2
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape", "training"),
+    [
+        (nn.BatchNorm2d(4), (2, 8, 5, 6), False),
+        (nn.BatchNorm2d(4), (2, 4, 5, 6, 3), True),
+        (nn.BatchNorm3d(4), (1, 4, 1, 1, 1), True),
+        (nn.InstanceNorm3d(4), (2, 4, 1, 1, 1), True),
+    ],
+    ids=str,
+)
+def test_what_pytorch_refuses_is_refused(
+    norm: nn.Module, shape: tuple[int, ...], training: bool
+) -> None:
+    network = fuse(nn.ModuleList([nn.Sequential(norm, nn.ReLU())])).train(training)[0]
+    assert isinstance(network, NormDropActivation)
+    with torch.no_grad(), pytest.raises((ValueError, RuntimeError)):
+        network(torch.rand(shape))
+
+
+def test_a_scan_without_a_batch() -> None:
+    network = fuse(nn.ModuleList([nn.Sequential(nn.InstanceNorm2d(4), nn.ReLU())]))[0]
+    x = torch.rand(4, 6, 5)
+    with plain():
+        expected = network(x)
+    torch.testing.assert_close(network(x), expected)
+
+
+def test_a_slope_that_changes_before_the_way_back_changes_nothing() -> None:
+    network = fuse(nn.ModuleList([nn.Sequential(nn.BatchNorm2d(4), nn.PReLU())]))[0]
+    x = torch.randn(2, 4, 6, 5, requires_grad=True)
+    (expected,) = torch.autograd.grad(network(x).square().sum(), x)
+    out = network(x).square().sum()
+    with torch.no_grad():
+        network[1].weight.fill_(2.0)
+    torch.testing.assert_close(torch.autograd.grad(out, x)[0], expected)

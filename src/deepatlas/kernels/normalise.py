@@ -126,7 +126,10 @@ class _Normalise(torch.autograd.Function):
         kernel = normal.apply_kernel(rows.half, drop > 0, inplace)
         rows.run(kernel, x, out, *along, *ctx.dropout)
         ctx.save_for_backward(x, mean, inverse, scale, shift)
-        ctx.slope, ctx.drop, ctx.pooled = slope, drop, pooled
+        ctx.slope, ctx.drop, ctx.pooled = float(slope), drop, pooled
+        ctx.slope_like = (
+            slope.detach().new_empty(slope.shape) if isinstance(slope, Tensor) else None
+        )
         ctx.mark_non_differentiable(mean, variance)
         return out.movedim(-1, 1), mean, variance
 
@@ -136,9 +139,9 @@ class _Normalise(torch.autograd.Function):
         x, mean, inverse, scale, shift = ctx.saved_tensors
         grad = to_rows(upstream.to(x.dtype))
         rows, normal = Rows(x, pooled=ctx.pooled), _normal()
-        kinds, sloping = (rows.half, ctx.drop > 0), isinstance(ctx.slope, Tensor)
+        kinds, sloping = (rows.half, ctx.drop > 0), ctx.slope_like is not None
         along = rows.spread(scale), rows.spread(shift)
-        rest = np.float32(float(ctx.slope)), *ctx.dropout
+        rest = np.float32(ctx.slope), *ctx.dropout
         parts = rows.run(
             normal.back_moments_kernel(*kinds, sloping),
             x,
@@ -157,7 +160,7 @@ class _Normalise(torch.autograd.Function):
         )  # fmt: skip
         kept = 1 / (1 - ctx.drop)
         found = [(kept * value.sum(dim=0)).float() for value in (by_weight, total)]
-        by_slope = below.sum().to(ctx.slope).view_as(ctx.slope) if sloping else None
+        by_slope = below.sum().to(ctx.slope_like).view_as(ctx.slope_like) if sloping else None
         return out.movedim(-1, 1), *found, by_slope, None, None, None, None
 
 

@@ -18,7 +18,9 @@ _WORD = 8  # bytes that are copied at once
 
 
 def joinable(x: Tensor, skip: Tensor) -> bool:
-    """Whether `double_and_join` can do it: the channels of each are whole words of 64 bits."""
+    """Whether `double_and_join` can do it: skip is twice as large, channels are whole words."""
+    if (len(x), *(2 * n for n in x.shape[2:])) != (len(skip), *skip.shape[2:]):
+        return False
     whole = all(t.shape[1] * t.element_size() % _WORD == 0 for t in (x, skip))
     return whole and usable(x, skip, half=True)
 

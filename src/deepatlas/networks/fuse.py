@@ -27,7 +27,7 @@ class NormDropActivation(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         norm, *rest = cast("list[Any]", list(self))
-        if not kernels.usable(x, half=True) or x.numel() == 0:
+        if not kernels.usable(x, half=True) or not _fits_norm(x, norm):
             return super().forward(x)
         slope = _slope(rest[-1])
         drop = sum(part.p for part in rest[:-1] if part.training)
@@ -129,6 +129,15 @@ def _fits(parts: list[nn.Module]) -> bool:
     dropout = all(type(part) is nn.Dropout and part.p < 1 for part in parts[1:-1])
     one_slope = not isinstance(activation, nn.PReLU) or activation.num_parameters == 1
     return known and dropout and one_slope
+
+
+def _fits_norm(x: Tensor, norm: Any) -> bool:
+    """Whether PyTorch's norm would take it, of a batch and with more than one value to compare."""
+    axes = 3 if isinstance(norm, (nn.BatchNorm3d, nn.InstanceNorm3d)) else 2
+    if x.ndim != axes + 2 or x.shape[1] != norm.num_features:
+        return False
+    of_one = x[:, 0] if isinstance(norm, _BATCH) else x[:1, 0]
+    return of_one.numel() > 1
 
 
 def _slope(activation: Any) -> Tensor | float:
