@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deepatlas.networks.blocks import crop, pad_to_multiple
+from deepatlas.networks.normalisation import NormActivation
 from deepatlas.networks.registration import REGISTRATION_NETWORKS, build_registration
 from deepatlas.networks.registration.base import Deformation
 from deepatlas.networks.registration.voxelmorph import VoxelMorph, VoxelMorphNetwork
@@ -283,3 +284,23 @@ def test_settings_that_make_no_network(kind: str, fields: dict[str, Any]) -> Non
         table[kind](**fields)
     with pytest.raises(Exception, match=next(iter(fields))):
         build(table, {"kind": kind, **fields}, "networks")
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 4])
+def test_logits_depend_on_voxels_as_far_away_as_it_says(levels: int) -> None:
+    torch.manual_seed(0)
+    network = UNet(features=(2,) * levels).build(ndim=2, classes=2).double()
+    for module in network.modules():
+        if isinstance(module, NormActivation):
+            module.forward = lambda x: x  # type: ignore[method-assign]
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.abs_()
+    size = 16 * network.multiple
+    farthest = 0
+    for at in range(size // 2, size // 2 + network.multiple):
+        image = torch.zeros(1, 1, size, size, dtype=torch.float64, requires_grad=True)
+        (gradient,) = torch.autograd.grad(network(image)[0, 0, at, at], image)
+        rows = torch.nonzero(gradient[0, 0].abs().sum(dim=1) > 0)
+        farthest = max(farthest, at - int(rows.min()), int(rows.max()) - at)
+    assert farthest == network.reach

@@ -58,10 +58,8 @@ class UNetNetwork(nn.Module):
         self.recompute = False
         levels = len(config.features)
         self.multiple = 2 ** (levels - 1)
-        # Voxels to each side on which logits depend, but for normalisation: at level n of size
-        # 2^n two convolutions each way (one at the finest, half as far where they stride), and
-        # repeated voxels.
-        self.reach = 1 + sum(3 * 2 ** (n - 1) + 3 * 2**n - 1 for n in range(1, levels))
+        # Voxels to each side on which logits depend, but for normalisation.
+        self.reach = 6 * self.multiple - 5
         features = config.features
         self.down = nn.ModuleList()
         channels = 1
@@ -94,7 +92,7 @@ class UNetNetwork(nn.Module):
         return x
 
     def in_slabs(self, image: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
-        """First row and logits (B, classes, rows, ...) float32 of one slab after the other.
+        """First row and logits (1, classes, rows, ...) float32 of one slab after the other.
 
         The same as forward, but for rounding, with less memory; see `slabs`. Needs two levels.
         """
