@@ -60,9 +60,12 @@ def test_threads_are_shared_until_the_end(threads: int) -> None:
         assert torch.get_num_threads() == 1
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cpu:0", "", "Auto"])
-def test_names_of_nothing(name: str) -> None:
-    with pytest.raises(BadInput):
+@pytest.mark.parametrize(
+    "name", ["gpu", "cuda:", "cuda:x", "cuda:01", "cuda:\u0661", "cpu:", "cpu:0", "", "Auto"]
+)
+def test_names_of_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, gpus=2)
+    with pytest.raises(BadInput, match="no device is called"):
         choose_device(name)
 
 

@@ -80,3 +80,11 @@ def test_thread_numbers_change_gradients_by_rounding_only() -> None:
             torch.set_num_threads(threads)
     assert found[0] is not None
     assert torch.allclose(found[0], found[1], rtol=1e-5, atol=0)
+
+
+def test_nan_is_not_hidden_where_the_target_is_zero() -> None:
+    p, q = two_maps((1, 3, 4, 5), hard=True)
+    p[0, :, 1, 1] = torch.nan
+    assert bool(log_likelihood(p, q, FLOOR).isnan().all())
+    q[0, :, 1, 1] = 0
+    assert bool(log_likelihood(p, q, FLOOR).isnan().all())

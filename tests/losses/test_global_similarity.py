@@ -87,3 +87,11 @@ def test_mse_is_that_of_numpy() -> None:
     a, b = _pair(2, 1, 6, 9, 5)
     expected = np.mean((a.double() - b.double()).numpy() ** 2)
     assert MSE()(a, b).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_ncc_of_tiny_values_and_of_nan() -> None:
+    a, b = _pair(2, 1, 7, 8, 6)
+    expected = GlobalNCC()(a, b).item()
+    assert GlobalNCC()(1e-11 * a, 1e-11 * b).item() == pytest.approx(expected, abs=1e-4)
+    a[0, 0, 1, 2, 3] = torch.nan
+    assert bool(GlobalNCC()(a, b).isnan())

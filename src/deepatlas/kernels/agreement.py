@@ -60,7 +60,7 @@ def likelihood_kernel(p, q, floor, count, row, first, last):  # type: ignore[no-
         a, b = p[low:high], q[low:high]
         total = F32(0)
         for c in range(len(a)):
-            if b[c] != 0:
+            if b[c] != 0 or a[c] != a[c]:  # NaN is not hidden
                 total += b[c] * np.log(max(a[c], floor))
         out[item, 0, 0] += total
     return out

@@ -33,18 +33,19 @@ class GlobalNCC:
             weight = weight / weight.sum(dim=1, keepdim=True).clamp_min(1e-12)
             a, warped_varies = _centred(warped, weight)
             b, fixed_varies = _centred(fixed, weight)
-            variances = (weight * a * a).sum(dim=1) * (weight * b * b).sum(dim=1)
             defined = warped_varies & fixed_varies
             # Both branches of a `where` are differentiated: no square root of zero in either.
-            scale = torch.where(defined, variances, 1.0).sqrt()
-            ncc = torch.where(defined, (weight * a * b).sum(dim=1) / scale, 0.0)
+            one, other = (
+                torch.where(defined, (weight * x * x).sum(dim=1), 1.0).sqrt() for x in (a, b)
+            )
+            ncc = torch.where(defined, (weight * a * b).sum(dim=1) / one / other, 0.0)
             return (1 - ncc).mean()
 
 
 def _centred(image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Image (B, N) less its weighted mean, and whether (B,) it varies at all."""
+    """Image (B, N) less its weighted mean, and whether (B,) it varies at all; NaN does."""
     centred = image - (weight * image).sum(dim=1, keepdim=True)
     with torch.no_grad():
         variance = (weight * centred.square()).sum(dim=1)
         power = (weight * image.square()).sum(dim=1)
-    return centred, variance > _CONSTANT * power
+    return centred, ~(variance <= _CONSTANT * power)
