@@ -422,12 +422,11 @@ def _shorter() -> Geometry:
     return Geometry((SHAPE[0] - 1, *SHAPE[1:]), AFFINE)
 
 
-def test_real_networks_on_the_real_path(tmp_path: Path, cohort: Path) -> None:
-    """Untrained networks: the registration is the identity, so nothing but alignment is left."""
+def add_networks(run: RunFolder) -> None:
+    """Untrained ones; the registration is the identity."""
     from deepatlas.networks.registration import build_registration
     from deepatlas.networks.segmentation import build_segmentation
 
-    run = make_run(tmp_path / "run", cohort)
     recipe = run.recipe
     torch.manual_seed(0)
     built = {
@@ -439,6 +438,52 @@ def test_real_networks_on_the_real_path(tmp_path: Path, cohort: Path) -> None:
             parameter.zero_()
     for name, network in built.items():
         run.write_network(name, network.state_dict(), recipe)
+
+
+def test_what_cannot_work_is_said_before_any_file_is_read(tmp_path: Path, cohort: Path) -> None:
+    run, rival = (make_run(tmp_path / name, cohort) for name in ("run", "rival"))
+    pairs = write_pairs(tmp_path / "p.csv", "moving,fixed\na,z\n")
+    told: list[Any] = []
+
+    def refused(said: str, **given: Any) -> None:
+        with pytest.raises(BadInput, match=said):
+            evaluate(
+                run, cohort, tmp_path / "out", progress=lambda *what: told.append(what), **given
+            )
+
+    refused("run: has no trained network")
+    add_networks(run)
+    refused("rival: has no trained network", against=[rival])
+    refused("lots", max_memory="lots")
+    refused("no scan 'z'", pairs=pairs)
+    assert not told
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_stay_where_another_run_fails(
+    tmp_path: Path, cohort: Path, ideal: type[Ideal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, good, bad = (make_run(tmp_path / name, cohort) for name in ("run", "good", "bad"))
+
+    class Failing(ideal):  # type: ignore[misc]
+        def segment(self, image: Path) -> Volume:
+            if self.run is bad:
+                raise BadInput("too little memory")
+            return super().segment(image)
+
+    monkeypatch.setattr(scoring, "Session", Failing)
+    out = tmp_path / "out"
+    with pytest.raises(BadInput, match="too little memory"):
+        evaluate(run, cohort, out, against=[good, bad])
+    assert len(rows(out / "scans.csv")) == 3
+    assert json.loads((out / "summary.json").read_text())["segmentation"]["dice"]["n"] == 3
+    assert (out / "against" / "good" / "pairs.csv").exists()
+
+
+def test_real_networks_on_the_real_path(tmp_path: Path, cohort: Path) -> None:
+    """Untrained networks: the registration is the identity, so nothing but alignment is left."""
+    run = make_run(tmp_path / "run", cohort)
+    add_networks(run)
     summary = evaluate(run, cohort, tmp_path / "out", n_pairs=3)
     registration = summary["registration"]
     assert registration["dice"]["mean"] == registration["dice_before"]["mean"]

@@ -110,7 +110,8 @@ def evaluate(
 
     Segmentations are scored on each scan's own grid; registrations by the moving labels, carried
     through the whole transform by nearest neighbour, on the fixed scan's own grid. Seconds are
-    those of one case from its files to the result. Returns the summary.
+    those of one case from its files to the result. What one run scores is written before the next
+    begins. Returns the summary.
 
     Raises
     ------
@@ -126,38 +127,37 @@ def evaluate(
     cohort = replace(cohort, ignored=rule.ignored)
     rivals = _named(against)
     _refuse_other_groups([run, *rivals.values()], rule)
+
+    def session(of: RunFolder) -> Session:
+        return Session(of, device, max_memory=max_memory)
+
+    for one in (run, *rivals.values()):
+        session(one)  # a run that cannot work is said before hours of it, not after
+    given = None if pairs is None else read_pairs(pairs, cohort)
     facts = _check(cohort, progress)
     seen = _seen(run, cohort, facts)
     selection = select_scans(run.split, seen, cohort, facts)
-    if pairs is None:
-        chosen = choose_pairs(cohort, selection.scans, n_pairs)
-    else:
-        chosen = read_pairs(pairs, cohort)
     work = Work(
         cohort=cohort,
         facts=facts,
         scans=selection.scans,
-        pairs=tuple(chosen),
+        pairs=tuple(given or choose_pairs(cohort, selection.scans, n_pairs)),
         values=plan.label_values or _all_values(facts),
         groups=plan.groups if rule.members else cohort.groups or plan.groups,
         names=plan.label_names if rule.members else {**plan.label_names, **cohort.label_names},
         rule=rule,
     )
-
-    def session(of: RunFolder) -> Session:
-        return Session(of, device, max_memory=max_memory)
-
     tables = _score(session(run), work, seen, progress)
-    others = {
-        name: _score(session(rival), work, _seen(rival, cohort, facts), progress, f" with {name}")
-        for name, rival in rivals.items()
-    }
-    for name, rival in rivals.items():
-        _write(
-            out / "against" / name, others[name], _summary(rival, work, others[name], device, seed)
-        )
     summary = _summary(run, work, tables, device, seed)
     summary["notes"] = [*selection.notes, *cohort.notes, *summary["notes"]]
+    _write(out, tables, summary)  # which stay where another run fails
+    others: dict[str, Tables] = {}
+    for name, rival in rivals.items():
+        theirs = _score(
+            session(rival), work, _seen(rival, cohort, facts), progress, f" with {name}"
+        )
+        _write(out / "against" / name, theirs, _summary(rival, work, theirs, device, seed))
+        others[name] = theirs
     summary["comparisons"] = compare_tables(tables, others, np.random.default_rng(seed))
     _write(out, tables, summary)
     run.add_evaluation({"cohort": summary["cohort"], "out": str(out.resolve()), "summary": summary})
