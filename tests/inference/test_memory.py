@@ -331,19 +331,19 @@ def test_an_inverse_and_a_faded_field_take_what_is_counted(ndim: int) -> None:
 def test_too_little_for_the_inverse(tmp_path: Path) -> None:
     path = tmp_path / "scan.nii.gz"
     write_scan(path, oblique(3))
-    steps = torch.full((3, 40, 40, 40), 3.0)
+    steps = torch.full((3, 100, 100, 100), 3.0)
     steps[:, 0, 0, 0] = 0
-    whole = DisplacementField(steps, Geometry.axis_aligned((40,) * 3, (1.0,) * 3))
+    whole = DisplacementField(steps, Geometry.axis_aligned((100,) * 3, (1.0,) * 3))
     need = for_inverse(whole)
-    assert need > 1e7
 
     def find() -> tuple[Transform, Transform]:
         return whole, Affine.identity(3)
 
     given = {"moving": path, "fixed": path, "out": tmp_path / "out", "write": "all"}
     with pytest.raises(BadInput, match=r"inverting the map needs about .*--write all"):
-        write_registration(find, **given, max_memory=used_memory() + (100 << 20) + int(need / 2))
-    assert not (tmp_path / "out").exists()
+        write_registration(find, **given, max_memory=used_memory() + (100 << 20) + int(0.7 * need))
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert written >= {"moved.nii.gz", "transform.h5", "transform.json"}
 
 
 def test_reading_counts_the_histogram_and_planes_of_many_points(tmp_path: Path) -> None:

@@ -33,11 +33,12 @@ from test_session import (
 
 from deepatlas.errors import BadInput
 from deepatlas.inference.chain import convert, warp
-from deepatlas.inference.register import register
+from deepatlas.inference.register import register, write_registration
 from deepatlas.inference.segment import segment
 from deepatlas.inference.volume_change import jacobian
 from deepatlas.io.images import read_image, read_labels, write_image, write_labels
 from deepatlas.spatial.geometry import Geometry, Volume
+from deepatlas.spatial.transform import Affine, DisplacementField, Transform
 
 __all__ = ["importable", "ndim"]  # fixtures
 
@@ -354,6 +355,23 @@ def test_files_of_another_pair_do_not_stay(tmp_path: Path) -> None:
     assert left == {"notes.txt", *[file.name for file in result.files]}
     with pytest.raises(BadInput, match="nothing called 'everything' to write"):
         register(run, **paths, out=tmp_path / "out", write="everything")  # type: ignore[arg-type]
+
+
+def test_a_map_without_an_inverse_is_written_all_the_same(tmp_path: Path) -> None:
+    """One wild step, whose inverse would fill the memory, loses nothing but the inverse."""
+    paths, grid = pair_in(tmp_path), Geometry.axis_aligned((9, 9, 9), (1.0, 1.0, 1.0))
+    steps = torch.zeros(3, 9, 9, 9)
+    steps[:, 4, 4, 4] = 300.0
+
+    def find() -> tuple[Transform, Transform]:
+        return DisplacementField(steps, grid), Affine.identity(3)
+
+    out = tmp_path / "out"
+    with pytest.raises(BadInput, match=r"transform\.h5: some steps .* leave out --write all"):
+        write_registration(find, **paths, out=out, write="all")
+    expected = {"moved.nii.gz", "transform.h5", "transform.nii.gz", "affine.mat"}
+    assert {file.name for file in out.iterdir()} == {*expected, "transform.json"}
+    assert set(json.loads((out / "transform.json").read_text())["files"]) == expected
 
 
 def test_forms_that_disagree_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

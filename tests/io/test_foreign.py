@@ -185,6 +185,15 @@ def test_files_of_a_prefix_are_not_overwritten(scans: dict[str, Path], tmp_path:
         convert([tmp_path / "p_"], out=tmp_path / "p_1Warp.nii.gz", read_as="ants", **scans)
 
 
+def test_a_map_without_an_inverse_is_none_for_ants(scans: dict[str, Path], tmp_path: Path) -> None:
+    steps = torch.zeros(3, *grid(-1).shape)
+    steps[:, 4, 4, 4] = 3e3
+    write_transform(tmp_path / "far.h5", DisplacementField(steps, grid(-1)))
+    with pytest.raises(BadInput, match=r"p_: some steps of its field lead far away.*write \.h5"):
+        convert([tmp_path / "far.h5"], out=tmp_path / "p_", write_as="ants", **scans)
+    assert not list(tmp_path.glob("p_*"))
+
+
 def test_files_of_other_families_are_told_how_to_read(
     scans: dict[str, Path], tmp_path: Path
 ) -> None:

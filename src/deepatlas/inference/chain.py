@@ -38,6 +38,7 @@ from deepatlas.io.transforms import (
     read_transform,
     write_transform,
 )
+from deepatlas.io.transforms.inverting import inverting
 from deepatlas.spatial.geometry import Geometry
 from deepatlas.spatial.transform import Composite, Transform, find_points, resample
 
@@ -286,10 +287,8 @@ def whole_map(links: Sequence[Link], *, inverse: bool = False) -> Transform:
     _log.info("the inverse of it all is used, from where the last ends to where the first starts")
     backwards = []
     for link in reversed(links):
-        try:
+        with inverting(link.path, "use the file of the inverse map"):
             backwards.append(link.transform.inverse())
-        except ValueError as error:
-            raise BadInput(f"{link.path}: {error}; use the file of the inverse map") from None
     return Composite(backwards)
 
 

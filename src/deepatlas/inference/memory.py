@@ -291,7 +291,10 @@ def for_chain(transform: Transform) -> float:
 
 
 def for_inverse(transform: Transform) -> float:
-    """Bytes for the inverse of a map, whose size only its displacements tell (`invert`)."""
+    """Bytes for the inverse of a map, whose size only its displacements tell (`invert`).
+
+    ValueError where a step leads so far away that there is none (`DisplacementField.reach`).
+    """
     fields = [part for part in transform.parts() if isinstance(part, DisplacementField)]
     return max(
         (36.0 * (field.ndim + 1) * float(field.reach()[1].prod()) for field in fields), default=0.0

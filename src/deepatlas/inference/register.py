@@ -32,6 +32,7 @@ from deepatlas.io.images import (
 )
 from deepatlas.io.paths import refuse_overwriting
 from deepatlas.io.transforms import write_displacement, write_transform
+from deepatlas.io.transforms.inverting import inverting
 from deepatlas.run.folder import RunFolder
 from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.transform import Affine, Composite, DisplacementField, Transform, resample
@@ -141,7 +142,8 @@ def write_registration(
     Raises
     ------
     BadInput : a file that cannot be read or would be overwritten, labels on another grid than
-        the moving scan, or too little memory.
+        the moving scan, too little memory, or an inverse that could not be held, of which all else
+        is written first.
     """
     out = Path(out)
     if write not in ("main", "all"):
@@ -168,10 +170,8 @@ def write_registration(
     if labels is not None:
         work[MOVED_LABELS] = write_moved_labels
     room = Room(max_memory)
-    if write == "all":
-        need = memory.for_inverse(transform)
-        room.refuse(f"{out}: inverting the map", need, "give it more, or leave out --write all")
-    work |= _maps(out, transform, affine, moving=moving, fixed=fixed, write=write)
+    inverse = _inverse(out, transform, room) if write == "all" else None
+    work |= _maps(out, transform, affine, inverse, moving=moving, fixed=fixed)
     for name in set(NAMES) - set(work):  # of another pair, whose record is about to go
         (out / name).unlink(missing_ok=True)
     needs = _needs(
@@ -180,6 +180,8 @@ def write_registration(
     room.measure()
     _at_once(out, work, needs, room)
     write_json(out / RECORD, _describe(out, list(work), moving=moving, fixed=fixed))
+    if isinstance(inverse, BadInput):
+        raise inverse
     return Registered(
         moved=out / MOVED,
         moved_labels=out / MOVED_LABELS if labels is not None else None,
@@ -215,23 +217,41 @@ def _image_and_type(moving: Path, *, keep_dtype: bool) -> tuple[Volume, np.dtype
     return image, dtype
 
 
+def _inverse(out: Path, transform: Transform, room: Room) -> Transform | BadInput:
+    """The inverse of the map, or why there is none, for which what was found is not lost."""
+    remedy = "the other files are written: leave out --write all"
+    try:
+        with inverting(out / TRANSFORM, remedy):
+            need = memory.for_inverse(transform)
+            room.refuse(f"{out}: inverting the map", need, f"give it more; {remedy}")
+            return transform.inverse()
+    except BadInput as error:
+        return error
+
+
 def _maps(
-    out: Path, transform: Transform, affine: Transform, *, moving: Path, fixed: Path, write: Write
+    out: Path,
+    transform: Transform,
+    affine: Transform,
+    inverse: Transform | BadInput | None,
+    *,
+    moving: Path,
+    fixed: Path,
 ) -> dict[str, Callable[[], None]]:
-    """What writes each file of the map, by name."""
+    """What writes each file of the map, by name; of its inverse too where that is there."""
     (linear,) = Composite([Affine.identity(read_geometry(fixed).ndim), affine]).parts()
     assert isinstance(linear, Affine)
     work: dict[str, Callable[[], None]] = {
         TRANSFORM: partial(write_transform, out / TRANSFORM, transform),
         AFFINE: partial(write_transform, out / AFFINE, linear),
     }
-    if write == "all":
-        inverse = transform.inverse()
-        grids = {FIELD: (transform, fixed), INVERSE_FIELD: (inverse, moving)}
-        for name, (way, start) in grids.items():
-            grid = read_geometry(start)
-            work[name] = partial(write_displacement, out / name, way, grid, like=start)
+    fields = {FIELD: (transform, fixed)} if inverse is not None else {}
+    if isinstance(inverse, Transform):
+        fields[INVERSE_FIELD] = (inverse, moving)
         work[INVERSE] = partial(write_transform, out / INVERSE, inverse)
+    for name, (way, start) in fields.items():
+        grid = read_geometry(start)
+        work[name] = partial(write_displacement, out / name, way, grid, like=start)
     return work
 
 

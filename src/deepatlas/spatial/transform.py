@@ -156,10 +156,21 @@ class DisplacementField(Transform):
         return self.geometry.to_mm(index + step)
 
     def reach(self) -> tuple[Tensor, Tensor]:
-        """First index and size (d,), float64, of the box of voxels that its grid is taken to."""
+        """First index and size (d,), float64, of the box of voxels that its grid is taken to.
+
+        Raises
+        ------
+        ValueError : steps that lead so far away that an inverse on that box would fill the memory.
+        """
         reached = (identity_grid(self.geometry.shape)[0] + self.voxels).flatten(1)
         first = reached.amin(dim=1).add(1e-3).floor().double()
         size = (reached.amax(dim=1).sub(1e-3).ceil().double() - first + 1).clamp(min=1)
+        own = math.prod(self.geometry.shape)
+        if not float(size.prod()) <= max(_SMALL_BOX, _WIDEST_BOX * own):
+            raise ValueError(
+                f"some steps of its field lead far away, so that its inverse would have "
+                f"{float(size.prod()):.1e} voxels, and the field has {own:.1e}"
+            )
         return first, size
 
     def inverse(self) -> DisplacementField:
@@ -170,15 +181,9 @@ class DisplacementField(Transform):
 
         Raises
         ------
-        ValueError : steps that lead so far away that the box would fill the memory.
+        ValueError : see `reach`.
         """
         first, size = self.reach()
-        own = math.prod(self.geometry.shape)
-        if not float(size.prod()) <= max(_SMALL_BOX, _WIDEST_BOX * own):
-            raise ValueError(
-                f"some steps of its field lead far away, so that its inverse would have "
-                f"{float(size.prod()):.1e} voxels, and the field has {own:.1e}"
-            )
         shape = size.long().tolist()
         voxels = invert(self.voxels.unsqueeze(0), first=first.long().tolist(), shape=shape)[0]
         affine = self.geometry.affine.clone()

@@ -20,6 +20,7 @@ import torch
 from deepatlas.io.atomic import write_bytes
 from deepatlas.io.nifti import read_content
 from deepatlas.io.transforms import mat
+from deepatlas.io.transforms.inverting import inverting
 from deepatlas.io.transforms.itk import from_records, to_records
 from deepatlas.io.transforms.nifti import read_displacement, write_displacement
 from deepatlas.spatial.geometry import Geometry
@@ -37,16 +38,19 @@ def write_ants(prefix: Path, transform: Transform, *, moving: Geometry, fixed: G
 
     Raises
     ------
+    BadInput : a map without an inverse that could be held; then nothing is written.
     DeepAtlasError : no room or no right to write there.
     """
     affine, warp, inverse = ants_files(prefix)
+    with inverting(prefix, "files of ants hold the inverse too: write .h5, or .nii.gz for a field"):
+        backwards = transform.inverse()
     matrix = torch.eye(fixed.ndim + 1, dtype=torch.float64)
     for part in transform.parts():
         matrix = part.matrix @ matrix if isinstance(part, Affine) else matrix
     linear = Affine(matrix)
     write_bytes(affine, mat.encode(to_records(linear)))
     write_displacement(warp, Composite([transform, linear.inverse()]), fixed)
-    write_displacement(inverse, Composite([linear, transform.inverse()]), fixed)
+    write_displacement(inverse, Composite([linear, backwards]), fixed)
 
 
 def read_ants(prefix: Path, *, moving: Geometry, fixed: Geometry) -> Transform:
