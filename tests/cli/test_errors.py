@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from deepatlas import api
 from deepatlas.cli import main
@@ -59,6 +60,47 @@ def test_what_the_user_can_mend(
     assert says in err
     assert "Traceback" not in err
     assert out == ""
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's, which needs no GPU to be named so."""
+
+
+NO_MEMORY = [
+    (MemoryError(), "the memory is full; "),
+    (MemoryError("Unable to allocate 745. GiB for an array"), "(could not allocate 745. GiB);"),
+    (OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity"),
+     "(could not allocate 2.00 GiB);"),
+    (RuntimeError("CUDA error: out of memory"), "the memory is full; "),
+    (wrapped(OSError(errno.ENOMEM, "Cannot allocate memory", "x.nii")), "the memory is full;"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "says"), NO_MEMORY)
+def test_memory_that_runs_out_is_no_defect(
+    error: Exception, says: str, fail: Fail, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail(error)
+    for command, helps in ((["report", "r"], "close other programs"),
+                           (["train", "c", "--out", "r"], "training.recompute=true")):  # fmt: skip
+        assert main(command) == 2
+        err = capsys.readouterr().err
+        assert says in err
+        assert helps in err
+        assert "Traceback" not in err
+
+
+def test_torch_that_cannot_have_memory(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def segment(*args: Any, **kwargs: Any) -> None:
+        torch.empty(1 << 60)
+
+    monkeypatch.setattr(api, "segment", segment)
+    assert main(["segment", "r", "a.nii", "--out", "o"]) == 2
+    err = capsys.readouterr().err
+    assert "could not allocate 4611686018427387904 bytes" in err
+    assert "--max-memory" in err
 
 
 def test_an_error_may_have_an_exit_code_of_its_own(

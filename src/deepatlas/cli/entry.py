@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,9 @@ COMMANDS = (
     check, train, segment, register, warp, convert, jacobian, evaluate, report, phantom, demo,
 )  # fmt: skip
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# of the system and of torch, which has an error of its own for some of these only
+_NO_MEMORY = re.compile("(?i)allocate memory|out of memory|not enough memory|_ALLOC_FAILED")
+_AMOUNT = re.compile(r"(?i)(?:tried|unable) to (allocate [\d.]+ ?\w+)")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -84,6 +88,8 @@ def _explain(args: argparse.Namespace, error: Exception) -> int:
             f"free some space, then {args.if_interrupted}",
             code=2,
         )
+    if (amount := _memory_is_full(error)) is not None:
+        return _say(args, f"the memory is full{amount}; {args.if_memory_ends}", code=2)
     if isinstance(error, OSError) and error.filename is not None:
         return _say(args, f"{error.filename}: {error.strerror}", code=2)
     if args.verbosity <= 0:
@@ -110,6 +116,22 @@ def _disk_is_full(error: BaseException) -> bool:
         (isinstance(e, OSError) and e.errno in DISK_FULL) or os.strerror(errno.ENOSPC) in str(e)
         for e in _chain(error)
     )
+
+
+def _memory_is_full(error: BaseException) -> str | None:
+    """What could not be had, if that is known, in words; None where something else is wrong.
+
+    torch is asked for nothing: where a command has not loaded it, it stays so.
+    """
+    for e in _chain(error):
+        of_torch = isinstance(e, RuntimeError) and (
+            type(e).__name__ == "OutOfMemoryError" or _NO_MEMORY.search(str(e))
+        )
+        of_system = isinstance(e, OSError) and e.errno == errno.ENOMEM
+        if of_torch or of_system or isinstance(e, MemoryError):
+            found = _AMOUNT.search(str(e))
+            return f" (could not {found[1]})" if found else ""
+    return None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 AGAIN = "the same command again starts anew"
+ELSEWHERE = "close other programs, or use smaller scans or a machine with more"
 
 
 def command(
@@ -20,10 +21,12 @@ def command(
     *,
     epilog: str | None = None,
     if_interrupted: str = AGAIN,
+    if_memory_ends: str = ELSEWHERE,
 ) -> argparse.ArgumentParser:
     """Add a command whose `run` gets the parsed arguments and may return an exit code.
 
-    `if_interrupted` ends the sentences "interrupted; ..." and "the disk is full; ..., then ...".
+    `if_interrupted` ends the sentences "interrupted; ..." and "the disk is full; ..., then ...",
+    `if_memory_ends` the sentence "the memory is full; ...".
     """
     parser = subparsers.add_parser(
         name,
@@ -32,7 +35,9 @@ def command(
         epilog=epilog,
         allow_abbrev=False,
     )
-    parser.set_defaults(run=run, if_interrupted=if_interrupted, verbosity=0)
+    parser.set_defaults(
+        run=run, if_interrupted=if_interrupted, if_memory_ends=if_memory_ends, verbosity=0
+    )
     talk = parser.add_mutually_exclusive_group()
     talk.add_argument(
         "-v", "--verbose", dest="verbosity", action="store_const", const=1, help="say more"
@@ -57,6 +62,7 @@ def add_compute(parser: argparse.ArgumentParser) -> None:
 
 def add_memory(parser: argparse.ArgumentParser, note: str = "") -> None:
     """--max-memory; the note says what it means for this command."""
+    parser.set_defaults(if_memory_ends=f"say --max-memory SIZE to take less at a time, {ELSEWHERE}")
     parser.add_argument(
         "--max-memory", metavar="SIZE",
         help="aim to stay below this, the process as its share of a GPU, such as 8GB or 800MB "

@@ -18,6 +18,9 @@ def add(subparsers: options.Subparsers) -> None:
         "Train networks on a cohort in which few scans have segmentations.",
         epilog="The same command again resumes where the run stopped.",
         if_interrupted="the same command again resumes from the last checkpoint",
+        if_memory_ends="say training.recompute=true, smaller batches (stages.STAGE.task.batch) or "
+        "a coarser or smaller grid (data.spacing_mm, data.shape) with --set, or "
+        f"{options.ELSEWHERE}",
     )
     parser.add_argument(
         "cohort",
