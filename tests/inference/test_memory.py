@@ -308,6 +308,31 @@ def test_too_little_to_warp(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_warping_inverts_once_where_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = DisplacementField(
+        torch.full((3, 40, 40, 40), 1.5), Geometry.axis_aligned((40,) * 3, (1.0,) * 3)
+    )
+    write_transform(tmp_path / "t.h5", whole)
+    (tmp_path / "marks.csv").write_text("x,y,z\n9,9,9\n")
+    given = {"points": tmp_path / "marks.csv", "out": tmp_path / "out", "inverse": True}
+    inverse, made = DisplacementField.inverse, []
+
+    def counted(field: DisplacementField) -> DisplacementField:
+        made.append(field)
+        return inverse(field)
+
+    monkeypatch.setattr(DisplacementField, "inverse", counted)
+    limit = used_memory() + (100 << 20) + int(for_inverse(whole) / 2)
+    with pytest.raises(BadInput, match=r"t\.h5: inverting it needs about .* or use the file of"):
+        warp([tmp_path / "t.h5"], **given, max_memory=limit)
+    assert not made
+    warp([tmp_path / "t.h5"], **given)
+    assert len(made) == 1
+    assert (tmp_path / "out/marks.csv").read_text().endswith("7.500000,7.500000,7.500000\n")
+
+
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_an_inverse_and_a_faded_field_take_what_is_counted(ndim: int) -> None:
     """Also where the field is large at its border, so that its margin is wide."""

@@ -12,6 +12,7 @@ import torch
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
+from deepatlas.spatial import grid as grids
 from deepatlas.spatial.grid import identity_grid, interpolate, sample
 from deepatlas.spatial.warp import warp
 
@@ -165,3 +166,11 @@ def test_batches_and_channels_are_apart(waves: Callable[..., Tensor]) -> None:
     for b, c in itertools.product(range(2), range(3)):
         alone = warp(image[b : b + 1, c : c + 1], displacement[b : b + 1])
         torch.testing.assert_close(both[b, c], alone[0, 0])
+
+
+def test_identity_grids_are_shared_unless_they_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (5, 7, 9)
+    assert identity_grid(shape) is identity_grid(shape)
+    monkeypatch.setattr(grids, "_KEPT_BYTES", 3 * 5 * 7 * 9 * 4 - 1, raising=False)
+    assert identity_grid(shape) is not identity_grid(shape)
+    assert identity_grid(shape)[0, :, 4, 2, 7].tolist() == [4, 2, 7]

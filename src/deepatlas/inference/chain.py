@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from deepatlas.errors import BadInput
-from deepatlas.inference.memory import Room, for_chain, to_read
+from deepatlas.inference.memory import Room, for_chain, for_inverse, to_read
 from deepatlas.io.header import say_if_forms_differ
 from deepatlas.io.images import (
     nifti_name,
@@ -213,8 +213,8 @@ def warp(
     targets = [Path(out) / (path.name if path == points else nifti_name(path)) for path in inputs]
     _check(inputs, targets, image=image, labels=labels, onto=onto, axes=axes)
     refuse_overwriting([*inputs, onto, *transforms], targets)
-    links = read_chain(transforms)
-    whole = whole_map(links, inverse=inverse)
+    links, room = read_chain(transforms), Room(max_memory)
+    whole = whole_map(links, inverse=inverse, room=room)
     _refuse_swapped(links, image=image, labels=labels, onto=onto, inverse=inverse)
     forwards = Composite([link.transform for link in links])
     for path in dict.fromkeys(path for path in (image, labels, onto) if path is not None):
@@ -224,14 +224,15 @@ def warp(
         if path == points:
             found = read_points(path, axes)
             fit(links, found.mm.shape[1], path)
-            there = _found(forwards, found.mm, path) if inverse else whole(found.mm)
+            there = _found(forwards, whole, found.mm, path) if inverse else whole(found.mm)
             work.append(partial(write_points, target, moved(found, there), axes))
             continue
         assert onto is not None
         grid = read_geometry(onto)
         fit(links, grid.ndim, onto)
         need = to_read(path, grid.shape) + 16.0 * math.prod(grid.shape) + for_chain(whole)
-        Room(max_memory).refuse(f"{path}: warping it", need, "give it more, or crop the scans")
+        room.measure()
+        room.refuse(f"{path}: warping it", need, "give it more, or crop the scans")
         if path == image:
             volume = read_image(path)
             fit(links, volume.geometry.ndim, path)
@@ -273,21 +274,30 @@ def _check(
         raise BadInput(faults)
 
 
-def whole_map(links: Sequence[Link], *, inverse: bool = False) -> Transform:
+def whole_map(
+    links: Sequence[Link], *, inverse: bool = False, room: Room | None = None
+) -> Transform:
     """All links as one map, or its inverse; the chain is said in words.
+
+    Parameters
+    ----------
+    room : the memory that inverting may take; None for most of what is free.
 
     Raises
     ------
-    BadInput : a link that has no inverse that could be held.
+    BadInput : a link that has no inverse that could be held, or too little memory for it.
     """
     for link in links:
         _log.info("%s", link.words())
     if not inverse:
         return Composite([link.transform for link in links])
     _log.info("the inverse of it all is used, from where the last ends to where the first starts")
-    backwards = []
+    room, backwards = room or Room(), []
+    remedy = "use the file of the inverse map"
     for link in reversed(links):
-        with inverting(link.path, "use the file of the inverse map"):
+        with inverting(link.path, remedy):
+            need = for_inverse(link.transform)
+            room.refuse(f"{link.path}: inverting it", need, f"give it more, or {remedy}")
             backwards.append(link.transform.inverse())
     return Composite(backwards)
 
@@ -321,9 +331,9 @@ def _refuse_swapped(
         )
 
 
-def _found(forwards: Transform, points_mm: Tensor, path: Path) -> Tensor:
+def _found(forwards: Transform, backwards: Transform, points_mm: Tensor, path: Path) -> Tensor:
     """The points that are mapped to the given ones; says how many there are not."""
-    found = find_points(forwards, points_mm)
+    found = find_points(forwards, backwards, points_mm)
     lost = (forwards(found) - points_mm).norm(dim=-1) > _LOST_MM
     if bool(lost.any()):
         _log.warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
@@ -15,14 +16,17 @@ from deepatlas.kernels import sampling, usable
 Mode = Literal["linear", "nearest"]
 Outside = Literal["zeros", "border"]
 
+_KEPT_BYTES = 1 << 28  # of a grid that is kept for the next to ask for it
 _MODES = {"linear": "bilinear", "nearest": "nearest"}
 
 
-@lru_cache(maxsize=16)
-def _identity(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+def _new(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):  # the next to ask for it may need gradients
         axes = [torch.arange(n, device=device, dtype=dtype) for n in shape]
         return torch.stack(torch.meshgrid(*axes, indexing="ij")).unsqueeze(0)
+
+
+_kept = lru_cache(maxsize=4)(_new)  # training asks for one or two in every step
 
 
 def identity_grid(
@@ -32,7 +36,9 @@ def identity_grid(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Voxel index of every voxel, (1, d, *shape); shared between calls, so never edit it."""
-    return _identity(tuple(shape), torch.device(device), dtype)
+    shape = tuple(shape)
+    small = len(shape) * math.prod(shape) * dtype.itemsize <= _KEPT_BYTES
+    return (_kept if small else _new)(shape, torch.device(device), dtype)
 
 
 def sample(

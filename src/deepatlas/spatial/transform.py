@@ -248,15 +248,16 @@ class Composite(Transform):
         return found
 
 
-def find_points(transform: Transform, points_mm: Tensor, *, steps: int = 20) -> Tensor:
+def find_points(
+    transform: Transform, inverse: Transform, points_mm: Tensor, *, steps: int = 20
+) -> Tensor:
     """The points (..., d) that a transform takes to the given ones.
 
     More exact than its inverse, which knows a field's inverse at voxels and interpolates between.
     """
-    backwards = transform.inverse()
-    start = found = backwards(points_mm)
+    start = found = inverse(points_mm)
     for _ in range(steps):
-        change = start - backwards(transform(found))
+        change = start - inverse(transform(found))
         found = found + change
         if not bool((change.abs() > 1e-6).any()):
             break
