@@ -103,6 +103,18 @@ def test_folds_are_counted_and_have_no_logarithm(tmp_path: Path) -> None:
     assert torch.equal(determinant <= 0, ~logarithm.isfinite())
 
 
+def test_a_table_of_another_map_does_not_stay(tmp_path: Path) -> None:
+    write_transform(tmp_path / "t.mat", Affine.identity(3))
+    _, labels = write_scan(tmp_path / "fixed.nii.gz", oblique(3))
+    write_labels(tmp_path / "labels.nii.gz", labels, "int16")
+    given = {"onto": tmp_path / "fixed.nii.gz", "out": tmp_path / "out"}
+    first = jacobian([tmp_path / "t.mat"], **given, labels=tmp_path / "labels.nii.gz")
+    assert first.table is not None
+    assert first.table.exists()
+    second = jacobian([tmp_path / "t.mat"], **given)
+    assert sorted(second.files) == sorted((tmp_path / "out").iterdir())
+
+
 def test_labels_of_another_grid(tmp_path: Path) -> None:
     write_transform(tmp_path / "t.h5", Affine.identity(3))
     write_scan(tmp_path / "fixed.nii.gz", oblique(3))

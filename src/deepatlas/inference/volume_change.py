@@ -87,7 +87,9 @@ def jacobian(
     write_image(out / DETERMINANT, Volume(determinant, grid), like=onto)
     logarithm = torch.where(determinant > 0, determinant, torch.nan).log()
     write_image(out / LOG, Volume(logarithm, grid), like=onto)
-    if found is not None:
+    if found is None:
+        (out / TABLE).unlink(missing_ok=True)  # of another map
+    else:
         cell_mm3 = float(torch.linalg.det(grid.affine[:-1, :-1]).abs())
         write_text(out / TABLE, _table(found.data, determinant, cell_mm3))
     return VolumeChange(
