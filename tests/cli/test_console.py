@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -46,6 +48,27 @@ def test_verbosity(verbosity: int, lines: list[str], stderr: io.StringIO) -> Non
         LOGGER.warning("lost")
     LOGGER.warning("afterwards")
     assert stderr.getvalue().splitlines() == lines
+
+
+def test_a_warning_is_not_lost_while_itk_reads_in_another_thread() -> None:
+    code = (
+        "import logging, os, sys, threading\n"
+        "from deepatlas import api, cli\n"
+        "from deepatlas.io.dicom_voxels import _quiet\n"
+        "def report(*args, **more):\n"
+        "    with _quiet():\n"
+        "        os.write(2, b'chatter of ITK, ')\n"
+        "        warn = logging.getLogger('deepatlas').warning\n"
+        "        thread = threading.Thread(target=warn, args=('kept',))\n"
+        "        thread.start()\n"
+        "        thread.join()\n"
+        "    os.write(2, b'what others say\\n')\n"
+        "    return 'r.html'\n"
+        "api.report = report\n"
+        "sys.exit(cli.main(['report', 'r']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "warning: kept\nwhat others say\n"
 
 
 def test_progress_into_a_file_is_few_lines(stderr: io.StringIO) -> None:

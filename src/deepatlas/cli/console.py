@@ -6,9 +6,11 @@ Standard output is for results, so that they can be piped.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +30,26 @@ def logging_to_stderr(verbosity: int) -> Iterator[None]:
     logger.addHandler(handler)
     logger.setLevel({-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG))
     try:
-        yield
+        with _own_stderr():
+            yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+@contextmanager
+def _own_stderr() -> Iterator[None]:
+    """What Python prints goes to a copy of descriptor 2.
+
+    That descriptor itself is turned away, for all threads, while ITK reads a file.
+    """
+    with ExitStack() as undo:
+        with suppress(AttributeError, OSError, ValueError):  # there may be no stderr
+            if sys.stderr.fileno() == 2:  # else somebody reads along, such as a test
+                how = sys.stderr
+                copy = os.fdopen(os.dup(2), "w", 1, encoding=how.encoding, errors=how.errors)
+                undo.enter_context(redirect_stderr(undo.enter_context(copy)))
+        yield
 
 
 @contextmanager

@@ -63,7 +63,10 @@ def _unpacked(dataset: Any) -> np.ndarray:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What ITK's C++ prints about a damaged file goes nowhere; our own sentence says it."""
+    """What ITK's C++ prints about a damaged file goes nowhere; our own sentence says it.
+
+    Nor does what other threads write to descriptor 2 meanwhile, so commands write to a copy of it.
+    """
     with ExitStack() as undo:
         with suppress(OSError):  # there may be no stderr
             kept = os.dup(2)
