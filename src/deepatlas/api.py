@@ -256,7 +256,7 @@ def convert(
     Parameters
     ----------
     out : .h5, .mat, .tfm, or .nii.gz for one displacement field on the grid of `fixed`.
-    moving, fixed : the scans, where a format needs their grids.
+    moving, fixed : the scans, where a format needs their grids, and only there.
     read_as, write_as : "ants", "fsl" or "learn2reg", for files of these forms.
     inverse : write the map from moving to fixed.
     """

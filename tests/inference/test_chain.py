@@ -233,6 +233,10 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
         warp([t], image=tmp_path / "other/a.nii.gz", onto=a, out=tmp_path)
     with pytest.raises(BadInput, match="axes of landmarks are RAS or LPS, not 'lps'"):
         warp([t], points=marks, out=out, axes="lps")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="only landmarks have axes that can be LPS"):
+        warp([t], image=a, onto=a, out=out, axes="LPS")
+    with pytest.raises(BadInput, match="'rubbish' is no amount of memory"):
+        warp([t], points=marks, out=out, max_memory="rubbish")
     with pytest.raises(BadInput, match=r"a\.nii\.gz: two results of this name"):
         warp([t], image=a, labels=a, onto=a, out=out)
     with pytest.raises(BadInput, match=r"flat\.csv: has 2 dimensions, .*t\.h5 maps 3"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -123,7 +124,8 @@ def test_convert_keeps_the_map(scans: dict[str, Path], tmp_path: Path) -> None:
     convert([tmp_path / "affine.tfm"], out=tmp_path / "i.tfm", inverse=True)
     moved = read_transform(tmp_path / "i.tfm")(affine(points))
     torch.testing.assert_close(moved, points)
-    convert([tmp_path / "chain.h5"], out=tmp_path / "i.nii.gz", inverse=True, **scans)
+    start = {"moving": scans["moving"]}
+    convert([tmp_path / "chain.h5"], out=tmp_path / "i.nii.gz", inverse=True, **start)
     assert read_transform(tmp_path / "i.nii.gz").parts()[0].geometry.same_as(grid(1))  # type: ignore[union-attr]
 
 
@@ -132,7 +134,7 @@ def test_what_cannot_be_converted_is_said(scans: dict[str, Path], tmp_path: Path
     chain = [tmp_path / "chain.h5"]
     with pytest.raises(BadInput, match=r"t\.mat: an FSL matrix holds an affine map"):
         convert(chain, out=tmp_path / "t.mat", write_as="fsl", **scans)
-    with pytest.raises(BadInput, match="say nothing about the world; give both scans"):
+    with pytest.raises(BadInput, match="files of fsl need the grids of both scans"):
         convert(chain, out=tmp_path / "t.mat", write_as="fsl", fixed=scans["fixed"])
     with pytest.raises(BadInput, match=r"t\.nii\.gz: a field lies on a grid"):
         convert(chain, out=tmp_path / "t.nii.gz")
@@ -182,7 +184,40 @@ def test_files_of_a_prefix_are_not_overwritten(scans: dict[str, Path], tmp_path:
     write_transform(tmp_path / "affine.tfm", Affine.identity(3))
     convert([tmp_path / "affine.tfm"], out=tmp_path / "p_", write_as="ants", **scans)
     with pytest.raises(BadInput, match=r"p_1Warp\.nii\.gz: would be overwritten"):
-        convert([tmp_path / "p_"], out=tmp_path / "p_1Warp.nii.gz", read_as="ants", **scans)
+        convert([tmp_path / "p_"], out=tmp_path / "p_1Warp.nii.gz", read_as="ants")
+
+
+def test_files_of_ants_are_read_without_the_scans(scans: dict[str, Path], tmp_path: Path) -> None:
+    write_transform(tmp_path / "affine.tfm", Affine.translation([1.0, 2.0, 3.0]))
+    convert([tmp_path / "affine.tfm"], out=tmp_path / "p_", write_as="ants", **scans)
+    convert([tmp_path / "p_"], out=tmp_path / "back.h5", read_as="ants")
+    points = grid(-1).points_mm()[3:-3, 3:-3, 3:-3]
+    expected = points + torch.tensor([1.0, 2.0, 3.0]).double()
+    torch.testing.assert_close(read_transform(tmp_path / "back.h5")(points), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "unused", "more"),
+    [
+        (("moving", "fixed"), "moving", {"out": "b.h5"}),
+        (("fixed",), "fixed", {"out": "b.h5"}),
+        (("moving", "fixed"), "moving", {"out": "b.nii.gz"}),
+        (("moving", "fixed"), "fixed", {"out": "b.nii.gz", "inverse": True}),
+        (("moving", "fixed"), "moving", {"out": "b.h5", "read_as": "ants"}),
+    ],
+)
+def test_scans_that_nothing_needs(
+    given: tuple[str, ...],
+    unused: str,
+    more: dict[str, Any],
+    scans: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    write_transform(tmp_path / "a.tfm", Affine.identity(3))
+    out = tmp_path / more.pop("out")
+    with pytest.raises(BadInput, match=rf"{unused}\.nii\.gz: nothing needs the grid"):
+        convert([tmp_path / "a.tfm"], out=out, **{name: scans[name] for name in given}, **more)
+    assert not out.exists()
 
 
 def test_a_map_without_an_inverse_is_none_for_ants(scans: dict[str, Path], tmp_path: Path) -> None:
@@ -230,7 +265,7 @@ def test_ants_applies_files_of_a_prefix(tmp_path: Path) -> None:
     inside = (ours > 0).numpy() & (theirs.numpy() > 0)
     assert inside.mean() > 0.3
     assert np.abs(theirs.numpy() - ours.numpy())[inside].mean() < 1e-3 * float(image.data.max())
-    back = FOREIGN["ants"].read(prefix, moving=moving, fixed=fixed)
+    back = FOREIGN["ants"].read(prefix)
     inner = fixed.points_mm()[4:-4, 4:-4, 4:-4].reshape(-1, 3)
     torch.testing.assert_close(back(inner), whole(inner), atol=1e-4, rtol=0)
     moved = whole(inner)

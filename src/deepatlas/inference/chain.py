@@ -118,41 +118,46 @@ def convert(
         grid of `fixed`, .nii.gz or .x5. For "ants" the prefix of its three files.
     moving, fixed : the scans, where a format needs their grids.
     read_as, write_as : "ants", "fsl" or "learn2reg", for files of these forms; both scans are
-        needed.
+        needed, but to read files of ants.
     inverse : write the map from moving to fixed; the scans stay those of the map that is read.
 
     Raises
     ------
-    BadInput : files that cannot be read, a form that cannot hold the map, scans that are missing.
+    BadInput : files that cannot be read, a form that cannot hold the map, scans that are missing
+        or that nothing needs.
     """
     out = Path(out)
-    targets = [out] if write_as is None else _form(write_as).files(out)
-    files = transforms if read_as is None else [
-        file for path in transforms for file in _form(read_as).files(Path(path))
+    form, target = (None if name is None else _form(name) for name in (read_as, write_as))
+    targets = [out] if target is None else target.files(out)
+    files = transforms if form is None else [
+        file for path in transforms for file in form.files(Path(path))
     ]  # fmt: skip
     refuse_overwriting([*files, moving, fixed], targets)
-    if read_as is None:
+    if target is None and (form is None or form.reads_alone):
+        start, end = (moving, fixed) if inverse else (fixed, moving)
+        if unneeded := end or (None if needs_grid(out) else start):
+            raise BadInput(f"{unneeded}: nothing needs the grid of this scan; leave it out")
+    if form is None:
         links = read_chain(transforms)
     else:
-        form = _form(read_as)
         if len(transforms) != 1:
             raise BadInput(
                 f"{len(transforms)} files of {read_as} between the same two scans; give one, and "
                 "join several after converting each"
             )
-        grids = _grids(moving, fixed, f"files of {read_as}")
+        grids = {} if form.reads_alone else _grids(moving, fixed, f"files of {read_as}")
         links = [Link(Path(path), form.read(Path(path), **grids)) for path in transforms]
     whole = whole_map(links, inverse=inverse)
     for path in (moving, fixed):
         if path is not None:
             say_if_forms_differ(read_header(path), path)
     moving, fixed = (fixed, moving) if inverse else (moving, fixed)
-    if write_as is not None:
+    if target is not None:
         grids = _grids(moving, fixed, f"files of {write_as}")
         for grid in grids.values():
             fit(links, grid.ndim, out)
-        _form(write_as).write(out, whole, **grids)
-    elif needs_grid(out) and fixed is not None:
+        target.write(out, whole, **grids)
+    elif fixed is not None:
         grid = read_geometry(fixed)
         fit(links, grid.ndim, fixed)
         write_transform(out, whole, grid, like=fixed)
@@ -169,7 +174,7 @@ def _form(name: str) -> Foreign:
 
 def _grids(moving: Path | None, fixed: Path | None, what: str) -> dict[str, Geometry]:
     if moving is None or fixed is None:
-        raise BadInput(f"{what} say nothing about the world; give both scans, moving and fixed")
+        raise BadInput(f"{what} need the grids of both scans; give moving and fixed")
     grids = {"moving": read_geometry(moving), "fixed": read_geometry(fixed)}
     if grids["moving"].ndim != grids["fixed"].ndim:
         raise BadInput(f"{moving}: is of other dimensions than {fixed}; give a pair of scans")
@@ -211,7 +216,7 @@ def warp(
     """
     inputs = [Path(path) for path in (image, labels, points) if path is not None]
     targets = [Path(out) / (path.name if path == points else nifti_name(path)) for path in inputs]
-    _check(inputs, targets, image=image, labels=labels, onto=onto, axes=axes)
+    _check(inputs, targets, image=image, labels=labels, points=points, onto=onto, axes=axes)
     refuse_overwriting([*inputs, onto, *transforms], targets)
     links, room = read_chain(transforms), Room(max_memory)
     whole = whole_map(links, inverse=inverse, room=room)
@@ -254,6 +259,7 @@ def _check(
     *,
     image: Path | None,
     labels: Path | None,
+    points: Path | None,
     onto: Path | None,
     axes: str,
 ) -> None:
@@ -261,6 +267,8 @@ def _check(
         raise BadInput("nothing to warp; give an image, labels or points")
     if axes not in ("RAS", "LPS"):
         raise BadInput(f"axes of landmarks are RAS or LPS, not {axes!r}")
+    if axes != "RAS" and points is None:
+        raise BadInput(f"only landmarks have axes that can be {axes}; leave that out")
     if (image or labels) and onto is None:
         raise BadInput(
             f"{image or labels}: on which grid? give the scan whose grid the result gets (onto)"

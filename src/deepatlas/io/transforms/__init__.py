@@ -7,7 +7,7 @@
 | .nii, .nii.gz | one displacement field | the same |
 | .x5 | an affine map or a field; a draft | NiTransforms |
 
-Forms of other families say nothing about the world: they need both scans' grids (`FOREIGN`).
+Forms of other families (`FOREIGN`) need both scans' grids, but to read files of ants.
 """
 
 from __future__ import annotations
@@ -59,16 +59,18 @@ class Foreign:
 
     Attributes
     ----------
+    reads_alone : its files say where they lie, so `read` takes the path only.
     files : what is written for a path.
     """
 
     write: Callable[..., None]
     read: Callable[..., Transform]
     files: Callable[[Path], list[Path]] = lambda path: [path]
+    reads_alone: bool = False
 
 
 FOREIGN = {
-    "ants": Foreign(write_ants, read_ants, ants_files),
+    "ants": Foreign(write_ants, read_ants, ants_files, reads_alone=True),
     "fsl": Foreign(write_fsl, read_fsl),
     "learn2reg": Foreign(write_learn2reg, read_learn2reg),
 }

@@ -53,8 +53,8 @@ def write_ants(prefix: Path, transform: Transform, *, moving: Geometry, fixed: G
     write_displacement(inverse, Composite([linear, backwards]), fixed)
 
 
-def read_ants(prefix: Path, *, moving: Geometry, fixed: Geometry) -> Transform:
-    """The map fixed mm -> moving mm of such files.
+def read_ants(prefix: Path) -> Transform:
+    """The map fixed mm -> moving mm of such files, which say themselves where they lie.
 
     Raises
     ------
