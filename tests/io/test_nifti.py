@@ -204,6 +204,22 @@ def test_codes_of_like_are_kept(tmp_path: Path, codes: tuple[int, int], on_its_g
             np.testing.assert_array_equal(header[field], like[field])
 
 
+@pytest.mark.parametrize("alike", [True, False])
+def test_an_axis_that_nifti_1_cannot_hold(alike: bool, tmp_path: Path) -> None:
+    data = np.arange(40_000 * 2, dtype=np.int16).reshape(40_000, 2, 1)
+    image = nib.Nifti2Image(data, oblique())
+    image.header.set_sform(oblique(), 4)
+    image.to_filename(tmp_path / "like.nii.gz")
+    volume, _ = read_labels(tmp_path / "like.nii.gz")
+    write_labels(
+        tmp_path / "new.nii.gz", volume, "int16", tmp_path / "like.nii.gz" if alike else None
+    )
+    written = nib.load(tmp_path / "new.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj), data.reshape(written.shape))
+    assert int(written.header["sform_code"]) == (4 if alike else 1)
+    assert read_geometry(tmp_path / "new.nii.gz").coincides_with(volume.geometry)
+
+
 def test_a_sheared_grid_has_no_qform(tmp_path: Path) -> None:
     affine = torch.from_numpy(oblique()).clone()
     affine[0, 1] += 0.5

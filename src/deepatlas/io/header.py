@@ -24,6 +24,7 @@ from deepatlas.spatial.geometry import Geometry
 
 _MM_OF_UNIT = {1: 1000.0, 3: 0.001}  # NIfTI codes of metre and micrometre; mm and unknown are 1
 _SMALLEST_MM, _LARGEST_MM = 1e-9, 1e9  # of a voxel: beyond, the header is damaged
+_LONGEST_AXIS = 2**15 - 1  # of NIfTI-1
 _FORMS_MM = 0.1  # sform and qform that place a voxel further apart than this disagree
 _ITK_SHEAR = 3e-4  # cosine between axes from which on ITK refuses a file, or nearly
 _log = logging.getLogger(__name__)
@@ -114,13 +115,15 @@ def placed(
 ) -> nib.Nifti1Header:
     """A fresh header for a grid, with codes, units and number of axes of the header `like`.
 
-    On the grid of `like` its placement is copied number for number.
+    On the grid of `like` its placement is copied number for number. It is a header of NIfTI-1, or
+    of NIfTI-2 where an axis has more voxels than that can say.
 
     Parameters
     ----------
     in_mm : write mm whatever the units of `like`.
     """
-    header = nib.Nifti1Header()
+    is_long = max(geometry.shape) > _LONGEST_AXIS
+    header = nib.Nifti2Header() if is_long else nib.Nifti1Header()
     is_column = like is not None and len(like.get_data_shape()) > 2
     shape = (*geometry.shape, 1) if geometry.ndim == 2 and is_column else geometry.shape
     header.set_data_shape(shape)

@@ -42,7 +42,8 @@ def write_array(path: Path, data: np.ndarray, header: nib.Nifti1Header) -> None:
     if not is_nifti(path):
         raise BadInput(f"{path}: a NIfTI file's name ends in .nii or .nii.gz; rename it")
     header.set_data_dtype(data.dtype)
-    image = nib.Nifti1Image(data.reshape(header.get_data_shape()), None, header, dtype=data.dtype)
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    image = kind(data.reshape(header.get_data_shape()), None, header, dtype=data.dtype)
     path = Path(path)
     with replacing(path, size=data.nbytes) as aside, aside.open("wb") as file:
         if path.name.lower().endswith(".gz"):
