@@ -462,6 +462,30 @@ def test_random_bytes_are_refused(ending: str, content: bytes, tmp_path_factory:
     assert try_to_read(path) is None
 
 
+@pytest.mark.parametrize(
+    ("directions", "place"),
+    [
+        ("(-2,0,0) (0,-3,0)", [[2, 0, -10], [0, 3, -20], [0, 0, 1]]),
+        ("(2,0,0) (0,0,3)", [[-2, 0, -10], [0, 3, 30], [0, 0, 1]]),
+        ("(0,2,0) (0,0,-3)", [[-2, 0, -20], [0, -3, 30], [0, 0, 1]]),
+    ],
+)
+def test_an_nrrd_slice_of_any_plane(
+    directions: str, place: list[list[float]], tmp_path: Path
+) -> None:
+    """Axial, coronal and sagittal, in LPS; a slice keeps the two world axes that it lies along."""
+    header = (
+        "NRRD0004\ntype: short\ndimension: 2\nspace: left-posterior-superior\nsizes: 7 5\n"
+        f"space directions: {directions}\nspace origin: (10,20,30)\nendian: little\n"
+        "encoding: raw\n\n"
+    )
+    values = numbers(shape=(7, 5))
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + values.T.astype("<i2").tobytes())
+    found = read_image(tmp_path / "a.nrrd")
+    np.testing.assert_array_equal(found.data, values)
+    np.testing.assert_allclose(found.geometry.affine, place, atol=1e-9)
+
+
 @pytest.mark.parametrize("ending", [".mha", ".nrrd"])
 def test_flipped_bits_of_packed_voxels_are_noticed(ending: str, tmp_path: Path) -> None:
     """ITK alone gives other values without a word."""
