@@ -67,6 +67,16 @@ def test_the_true_map_as_a_file_moves_landmarks(tmp_path: Path) -> None:
     assert voxels(read_csv(back.files[0])[1] - fixed).mean() < 0.02
 
 
+@pytest.mark.parametrize("between", ";\t,")
+def test_landmarks_as_spreadsheets_write_them(between: str, tmp_path: Path) -> None:
+    """Names in capitals and columns that have none stay."""
+    write_transform(tmp_path / "t.mat", Affine.translation([1.0, 2.0, 3.0]))
+    lines = [["", "Name", "Z", "X", "Y"], ["0", "tip", "3.5", "1", "2"]]
+    (tmp_path / "marks.csv").write_text("".join(between.join(line) + "\n" for line in lines))
+    result = warp([tmp_path / "t.mat"], points=tmp_path / "marks.csv", out=tmp_path / "out")
+    assert result.files[0].read_text() == ",Name,Z,X,Y\n0,tip,6.500000,2.000000,4.000000\n"
+
+
 def test_axes_of_landmarks(tmp_path: Path) -> None:
     write_transform(tmp_path / "t.mat", Affine.translation([1.0, 2.0, 3.0]))
     marks = write_csv(tmp_path / "marks.csv", torch.zeros(1, 3))
@@ -249,14 +259,16 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
         ("a,b\n1,2\n", "its columns are a, b; expected x, y"),
         ("", "its columns are none"),
         ("x,y,z\n1,2,3\n1,zwei,3\n", "line 3: 'zwei' in column y is no number"),
-        ("x,y,z\n1,2\n", "line 2: None in column z is no number"),
+        ("x,y,z\n1,2\n", "line 2: '' in column z is no number"),
         ("x,y,z\n1,nan,3\n", "line 2: 'nan'"),
+        ("x,y,z\n1,2,3,4\n", "line 2: has 4 cells, and the header 3"),
+        ("x,X,y\n1,2,3\n", "two columns are called 'x'"),
     ):
         (tmp_path / "bad.csv").write_text(text)
-        with pytest.raises(BadInput, match=rf"bad\.csv: {said}"):
+        with pytest.raises(BadInput, match=rf"bad\.csv[:,] {said}"):
             warp([t], points=tmp_path / "bad.csv", out=out)
     (tmp_path / "bad.csv").write_bytes(b"\xff\xfex\x00")
-    with pytest.raises(BadInput, match=r"bad\.csv: not a CSV file"):
+    with pytest.raises(BadInput, match=r"bad\.csv: is no UTF-8 text"):
         warp([t], points=tmp_path / "bad.csv", out=out)
     halves = Volume(torch.full((3, 3, 3), 0.5), Geometry((3, 3, 3), torch.eye(4)))
     write_image(tmp_path / "halves.nii.gz", halves)

@@ -1,10 +1,14 @@
-"""Landmarks from and to CSV: columns x, y[, z] in mm, and any others, which are kept."""
+"""Landmarks from and to CSV: columns x, y[, z] in mm, and any others, which are kept.
+
+Files as `io.rows` reads them, with commas, semicolons or tabs; written are commas.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,7 +18,7 @@ from torch import Tensor
 
 from deepatlas.errors import BadInput
 from deepatlas.io.atomic import write_text
-from deepatlas.io.nifti import read_content
+from deepatlas.io.rows import read_rows
 
 Axes = Literal["RAS", "LPS"]
 _NAMES = ("x", "y", "z")
@@ -48,22 +52,17 @@ def read_points(path: Path, axes: Axes = "RAS") -> Points:
     ------
     BadInput : the file cannot be read, or a row has no number in one of these columns.
     """
-    try:
-        table = csv.DictReader(io.StringIO(read_content(path).decode("utf-8-sig")))
-        numbered = [(table.line_num, row) for row in table]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{path}: not a CSV file in UTF-8 ({error}); export it again") from None
-    names = [name for name in _NAMES if name in (table.fieldnames or [])]
-    if names not in (["x", "y"], ["x", "y", "z"]):
+    columns, numbered = read_rows(path, keep_names=True)
+    names = _places(columns)
+    if [name.lower() for name in names] not in (["x", "y"], ["x", "y", "z"]):
         raise BadInput(
-            f"{path}: its columns are {', '.join(table.fieldnames or ['none'])}; expected x, y and "
+            f"{path}: its columns are {', '.join(columns or ['none'])}; expected x, y and "
             "(in space) z, in mm"
         )
-    values = [[_number(row.get(name), name, line, path) for name in names]
-              for line, row in numbered]  # fmt: skip
+    values = [[_number(row[name], name, line, path) for name in names] for line, row in numbered]
     mm = torch.tensor(values, dtype=torch.float64).reshape(len(values), len(names))
-    rows = tuple({k: v for k, v in row.items() if isinstance(k, str)} for _, row in numbered)
-    return Points(mm * _signs(axes, len(names)), rows, tuple(table.fieldnames or ()))
+    rows = tuple(row for _, row in numbered)
+    return Points(mm * _signs(axes, len(names)), rows, tuple(columns))
 
 
 def write_points(path: Path, points: Points, axes: Axes = "RAS") -> None:
@@ -73,13 +72,13 @@ def write_points(path: Path, points: Points, axes: Axes = "RAS") -> None:
     ------
     DeepAtlasError : no room or no right to write there.
     """
-    d = points.mm.shape[1]
-    values = (points.mm * _signs(axes, d)).tolist()
+    names = _places(points.columns)
+    values = (points.mm * _signs(axes, len(names))).tolist()
     out = io.StringIO()
     writer = csv.DictWriter(out, points.columns, lineterminator="\n")
     writer.writeheader()
     for row, value in zip(points.rows, values, strict=True):
-        place = {name: f"{number:.6f}" for name, number in zip(_NAMES[:d], value, strict=True)}
+        place = {name: f"{number:.6f}" for name, number in zip(names, value, strict=True)}
         writer.writerow({**row, **place})
     write_text(path, out.getvalue())
 
@@ -89,9 +88,14 @@ def moved(points: Points, mm: Tensor) -> Points:
     return replace(points, mm=mm)
 
 
-def _number(text: str | None, name: str, line: int, path: Path) -> float:
+def _places(columns: Sequence[str]) -> list[str]:
+    """The names of the columns of x, y and z, in this order, as far as they are there."""
+    return sorted((name for name in columns if name.lower() in _NAMES), key=str.lower)
+
+
+def _number(text: str, name: str, line: int, path: Path) -> float:
     try:
-        value = float(text or "")
+        value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

@@ -11,12 +11,18 @@ from deepatlas.errors import BadInput
 _DELIMITERS = ",;\t"
 
 
-def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def read_rows(
+    path: Path, *, keep_names: bool = False
+) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Column names in lower case, and each row that is not empty with the line it ends in.
 
     Cells lie between commas, semicolons (as spreadsheets write CSV in many countries) or tabs,
     whichever the header has most of; they lose the white space around them, and a row that ends
-    early has empty cells.
+    early has empty cells. A column without a name is left out.
+
+    Parameters
+    ----------
+    keep_names : names stay as they are written, and so does a column without one.
 
     Raises
     ------
@@ -37,9 +43,10 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     rows = [(line, cells) for line, cells in rows if any(cells)]
     if not rows:
         return [], []
-    columns = [name.lower() for name in rows[0][1]]
-    named = [name for name in columns if name]
-    faults = [f"{path}: two columns are called {n!r}; leave one" for n in _doubled(named)]
+    columns = rows[0][1] if keep_names else [name.lower() for name in rows[0][1]]
+    named = [name for name in columns if name or keep_names]
+    lower = [name.lower() for name in columns if name]
+    faults = [f"{path}: two columns are called {n!r}; leave one" for n in _doubled(lower)]
     for line, cells in rows[1:]:
         if any(cells[len(columns) :]):
             faults.append(
@@ -48,11 +55,13 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
             )
     if faults:
         raise BadInput(faults)
-    padding = [""] * len(columns)
-    return named, [
-        (line, {name: cell for name, cell in zip(columns, cells + padding, strict=False) if name})
-        for line, cells in rows[1:]
-    ]
+    padding, known = [""] * len(columns), set(named)
+
+    def row(cells: list[str]) -> dict[str, str]:
+        pairs = zip(columns, cells + padding, strict=False)
+        return {name: cell for name, cell in pairs if name in known}
+
+    return named, [(line, row(cells)) for line, cells in rows[1:]]
 
 
 def _doubled(names: list[str]) -> list[str]:
