@@ -9,15 +9,20 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves it out
+sys.path.insert(0, str(Path(__file__).parents[1] / "io"))
 
+from dicom_files import write_series
 from test_session import PLANS, SMALL, VALUES, importable, make_run, oblique, write_scan
 
 from benchmarks.speed.memory import call
@@ -33,12 +38,13 @@ from deepatlas.inference.memory import (
     for_field,
     for_inverse,
     held,
+    slab,
     to_read,
 )
 from deepatlas.inference.register import register, write_registration
 from deepatlas.inference.segment import segment
 from deepatlas.inference.session import Session
-from deepatlas.io.images import read_labels, write_image
+from deepatlas.io.images import read_image, read_labels, write_image
 from deepatlas.io.transforms import write_transform
 from deepatlas.networks.segmentation import build_segmentation
 from deepatlas.run.folder import RunFolder
@@ -383,6 +389,46 @@ def test_reading_counts_the_histogram_and_planes_of_many_points(tmp_path: Path) 
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < (28 - 4 - 4) * image.numel()  # the scan itself, as read and as scaled, aside
+
+
+def most_held(read: Callable[[Path], object], path: Path) -> int:
+    read(path)  # libraries are loaded at the first
+    tracemalloc.start()
+    read(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
+
+
+@pytest.mark.parametrize("scale", [None, (1, -1024), (0.5, 0)])
+def test_reading_a_series_takes_what_is_counted(
+    scale: tuple[float, float] | None, tmp_path: Path
+) -> None:
+    def change(made: Any, number: int) -> None:
+        if scale is not None:
+            made.RescaleSlope, made.RescaleIntercept = scale
+
+    shape = (160, 160, 24)
+    values = np.arange(math.prod(shape)).reshape(shape).astype("int16")
+    folder = write_series(tmp_path / "s", values, np.diag([-1.0, -1.0, 1.0, 1.0]), change=change)
+    assert most_held(read_image, folder) < to_read(folder, shape) - slab(shape)
+
+
+@pytest.mark.parametrize("slope", [None, 2.0])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+def test_reading_labels_and_scaled_scans_takes_what_is_counted(
+    dtype: str, ending: str, slope: float | None, tmp_path: Path
+) -> None:
+    generator, shape = np.random.default_rng(0), (90, 80, 70)
+    image = nib.Nifti1Image(generator.integers(0, 40, shape).astype(dtype), np.eye(4))
+    image.header.set_slope_inter(slope or 1, 0)
+    path = tmp_path / f"a{ending}"
+    image.to_filename(path)
+    beside = slab(shape) - 2**18  # bytes whatever the scan
+    assert most_held(read_labels, path) < to_read(path, shape, labels=True) - beside
+    if slope is not None:
+        assert most_held(read_image, path) < to_read(path, shape) - beside
 
 
 def test_half_precision_is_used_where_the_device_has_it(tmp_path: Path) -> None:

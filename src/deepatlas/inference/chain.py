@@ -235,7 +235,8 @@ def warp(
         assert onto is not None
         grid = read_geometry(onto)
         fit(links, grid.ndim, onto)
-        need = to_read(path, grid.shape) + 16.0 * math.prod(grid.shape) + for_chain(whole)
+        reading = to_read(path, grid.shape, labels=path == labels)
+        need = reading + 16.0 * math.prod(grid.shape) + for_chain(whole)
         room.measure()
         room.refuse(f"{path}: warping it", need, "give it more, or crop the scans")
         if path == image:

@@ -9,10 +9,11 @@ convolution on the way up 48 channels as parts and as one) or, with many classes
 in both types); in slabs of few rows about 70 + 2 C.
 
 Of a scan with n voxels (b bytes each in the file, v as read) are counted: for reading the larger of
-unpacking it (2 b n), of converting it ((b + v + 4) n) and of scaling it (13 n), of matching its
-histogram (28 n) or of aligning it (32 n); for a label map on its grid 1 or 2 bytes for classes,
-those of the written type twice. Sampling is done voxel by voxel or in slabs, so what it needs
-besides is nearly constant (`slab`).
+unpacking it (2 b n, with a slope (b + 2 v) n), of converting it ((b + v + 4) n) and of scaling it
+(13 n), of matching its histogram (28 n) or of aligning it (32 n); for reading a label map that of
+converting it ((b + v + 8) n), where fractions are looked for (b + 3 v + 2) n or (b + 2 v + 8) n;
+for a label map on its grid 1 or 2 bytes for classes, those of the written type twice. Sampling is
+done voxel by voxel or in slabs, so what it needs besides is nearly constant (`slab`).
 """
 
 from __future__ import annotations
@@ -115,7 +116,12 @@ class Room:
 
 
 def to_read(
-    path: Path, onto: Sequence[int], *, aligned: bool = False, matched: bool = False
+    path: Path,
+    onto: Sequence[int],
+    *,
+    aligned: bool = False,
+    matched: bool = False,
+    labels: bool = False,
 ) -> float:
     """Bytes that reading a scan and putting it on a grid takes at most, from its header.
 
@@ -124,13 +130,20 @@ def to_read(
     onto : the shape of the grid.
     aligned : by its image.
     matched : to a histogram.
+    labels : a label map, whose values are integers of 8 bytes once read.
     """
     header = read_header(path)
     voxels = math.prod(space_shape(header) or (0,))
-    stored = header.get_data_dtype().itemsize
-    read = 8 if scaling(header) else stored
+    stored, is_scaled = header.get_data_dtype().itemsize, scaling(header) is not None
+    read = 8 if is_scaled else stored
     packed = sum(p.stat().st_size for p in (path.iterdir() if path.is_dir() else [path]))
-    each = max(2 * stored, stored + read + 4, 32 if aligned else 28 if matched else 13)
+    each = max(2 * stored, stored + 2 * read if is_scaled else 0)
+    if not labels:
+        each = max(each, stored + read + 4, 32 if aligned else 28 if matched else 13)
+    elif is_scaled or header.get_data_dtype().kind == "f":
+        each = max(each, stored + 2 * read + 8, stored + 3 * read + 2)
+    else:
+        each = max(each, stored + read + 8)
     return packed + voxels * each + slab(onto)
 
 

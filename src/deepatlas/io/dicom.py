@@ -112,13 +112,13 @@ def decode_array(content: bytes, path: Path) -> tuple[nib.Nifti2Header, np.ndarr
     with _words(path):
         frames = _frames(_files(content, path), path, voxels=True)
         header, order = _header(frames, path)
+        values = np.empty(header.get_data_shape(), header.get_data_dtype(), order="F")
         stored: dict[int, np.ndarray] = {}
-        slices = []
-        for frame in (frames[n] for n in order):
+        for n, frame in enumerate(frames[n] for n in order):
             if id(frame.dataset) not in stored:
                 stored = {id(frame.dataset): _stored(frame, path)}
-            slices.append(_scaled(stored[id(frame.dataset)][frame.number], frame).T)
-    return header, np.stack(slices, axis=-1)
+            values[..., n] = _scaled(stored[id(frame.dataset)][frame.number], frame).T
+    return header, values
 
 
 def _may_be_slice(path: Path) -> bool:

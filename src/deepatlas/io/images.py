@@ -145,8 +145,10 @@ def decode_labels(content: bytes, path: Path) -> tuple[Volume, np.dtype]:
         dtype = values.dtype.newbyteorder("=")
         if dtype == np.uint64 and values.size and values.max() > np.iinfo(np.int64).max:
             raise BadInput(f"{path}: label values above 2^63 - 1; renumber them")
-    labels = values.reshape(geometry.shape).astype(np.int64)
-    return Volume(torch.from_numpy(np.ascontiguousarray(labels)), geometry), dtype
+    labels = np.ascontiguousarray(values.reshape(geometry.shape), dtype=np.int64)
+    if not labels.flags.writeable:
+        labels = labels.copy()
+    return Volume(torch.from_numpy(labels), geometry), dtype
 
 
 def write_image(
@@ -231,7 +233,9 @@ def _whole(values: np.ndarray, path: Path) -> np.ndarray:
             kind="nan-or-inf",
         )
     nearest = np.rint(values)
-    wrong = np.abs(values - nearest) > _WHOLE
+    away = np.subtract(values, nearest)
+    wrong = np.abs(away, out=away) > _WHOLE
+    del away  # before the next array of that size
     if wrong.any():
         example = float(values[wrong].flat[0])
         raise BadInput(
@@ -239,9 +243,9 @@ def _whole(values: np.ndarray, path: Path) -> np.ndarray:
             f"{example:.4g}; labels are integers: resample label maps with nearest neighbour",
             kind="fractional-labels",
         )
-    if values.size and np.abs(nearest).max() >= 2.0**63:
+    if values.size and max(-nearest.min(), nearest.max()) >= 2.0**63:
         raise BadInput(f"{path}: label values above 2^63 - 1; renumber them")
-    return nearest.astype(np.int64)
+    return np.ascontiguousarray(nearest, dtype=np.int64)
 
 
 def _smallest(labels: np.ndarray) -> np.dtype:
