@@ -102,6 +102,21 @@ def test_more_scans_come_into_the_same_derivative(run: RunFolder, raw: Path) -> 
     }
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_scans_of_datalad_are_links(inside: bool, run: RunFolder, raw: Path) -> None:
+    for number, image in enumerate(images(raw)):
+        content = raw / ".git" / "annex" / "objects" / "X" / f"MD5E-{number}.nii.gz"
+        content.parent.mkdir(parents=True, exist_ok=True)
+        image.rename(content)
+        image.symlink_to(content)
+    out = raw / "derivatives" / "deepatlas" if inside else raw.parent / "out"
+    written = segment(run, images(raw), out=out, bids=True)
+    beside = json.loads(Path(str(written[0]).replace(".nii.gz", ".json")).read_text())
+    assert beside["SpatialReference"] == f"bids:source:{SCANS[0]}.nii.gz"
+    facts = json.loads((out / "dataset_description.json").read_text())
+    assert facts["DatasetLinks"] == {"source": "../.." if inside else raw.as_uri()}
+
+
 def test_the_segmentation_of_another_scan_is_not_replaced(run: RunFolder, raw: Path) -> None:
     other = raw / "sub-02" / "anat" / "sub-02_acq-x_T2w.nii.gz"
     write_scan(other, oblique(3))

@@ -104,7 +104,7 @@ class Derivative:
         """The name of a scan within its dataset; None where that is not known."""
         if self.root is None:
             return None
-        return f"bids:{_LINK}:{image.resolve().relative_to(self.root).as_posix()}"
+        return f"bids:{_LINK}:{_absolute(image).relative_to(self.root).as_posix()}"
 
     def _description(self) -> dict[str, Any]:
         description: dict[str, Any] = {
@@ -114,7 +114,7 @@ class Derivative:
             "GeneratedBy": [{"Name": "deepatlas", "Version": version_of("deepatlas")}],
         }
         if self.root is not None:
-            here = self.out.resolve()
+            here = _absolute(self.out)
             inside = here.is_relative_to(self.root)
             link = os.path.relpath(self.root, here) if inside else self.root.as_uri()
             description["DatasetLinks"] = {_LINK: link}
@@ -141,11 +141,16 @@ def _name(path: Path, faults: list[str]) -> BidsName | None:
     return BidsName(ordered, "dseg")
 
 
+def _absolute(path: Path) -> Path:
+    """Links are not followed: scans of a DataLad dataset are links to files of other names."""
+    return Path(os.path.abspath(path))
+
+
 def _common_root(images: Sequence[Path]) -> Path | None:
     """The dataset that all scans lie in where BIDS puts them; None if there is not just one."""
     roots = set()
     for path in images:
-        name, folder = parse_name(scan_id(path)), path.resolve().parent
+        name, folder = parse_name(scan_id(path)), _absolute(path).parent
         parts = name.folder.parts if name else ()
         placed = bool(parts) and folder.parts[-len(parts) :] == parts
         roots.add(folder.parents[len(parts) - 1] if placed else None)
