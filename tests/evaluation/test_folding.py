@@ -11,8 +11,9 @@ import SimpleITK as sitk  # noqa: N813
 import torch
 from scipy.ndimage import correlate1d, gaussian_filter
 
-from deepatlas.evaluation.folding import central_determinant, folded_cells, folding
+from deepatlas.evaluation.folding import folded_cells, folding
 from deepatlas.spatial.geometry import Geometry
+from deepatlas.spatial.jacobian import folds_percent, jacobian_determinant
 from deepatlas.spatial.transform import Affine
 
 SHAPE = (9, 13, 7)
@@ -29,6 +30,12 @@ def affine(matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The displacement of x -> matrix x."""
     points = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")).astype(float)
     return np.tensordot(matrix - np.eye(len(shape)), points, axes=1)
+
+
+def central_determinant(field: np.ndarray) -> np.ndarray:
+    """At the voxels one from the border."""
+    found = jacobian_determinant(torch.from_numpy(field)[None])[0].numpy()
+    return found[(slice(1, -1),) * len(field)]
 
 
 @pytest.mark.parametrize("shape", [SHAPE, (12, 8)], ids=["3d", "2d"])
@@ -148,11 +155,16 @@ def test_a_map_that_is_not_a_number_is_folded() -> None:
     assert (found.folds_percent, found.cells_percent, found.left_out) == (100, 100, 16)
 
 
-def test_a_grid_too_small_to_differentiate_has_no_folds_to_count() -> None:
-    found = folding(np.zeros((2, 2, 9)))
-    assert math.isnan(found.folds_percent)
+@pytest.mark.parametrize("thin", [1, 2])
+def test_folds_of_a_thin_grid_are_those_of_the_command_jacobian(thin: int) -> None:
+    field = np.zeros((2, thin, 9), np.float32)
+    field[1, :, 5:] = -3.0
+    found = folding(field)
+    assert found.folds_percent == pytest.approx(100 * 2 / 7)
+    assert folds_percent(torch.from_numpy(field)[None]) == pytest.approx(100 * 2 / 7)
+    assert (found.left_out, found.sdlogj) == (2 * thin, 0)
     assert math.isnan(found.sdlogj_learn2reg)
-    assert found.cells_percent == 0
+    assert math.isnan(found.cells_percent) == (thin == 1)
 
 
 def test_wrong_input_is_refused() -> None:

@@ -17,7 +17,7 @@ from test_session import oblique, write_scan
 
 from deepatlas.errors import BadInput
 from deepatlas.inference.volume_change import jacobian
-from deepatlas.io.images import read_image, write_labels
+from deepatlas.io.images import read_image, write_image, write_labels
 from deepatlas.io.transforms import write_transform
 from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.transform import Affine, Composite, DisplacementField
@@ -101,6 +101,19 @@ def test_folds_are_counted_and_have_no_logarithm(tmp_path: Path) -> None:
     determinant = read_image(result.determinant).data
     logarithm = read_image(result.log_determinant).data
     assert torch.equal(determinant <= 0, ~logarithm.isfinite())
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 9), (7, 1, 9)])
+def test_an_axis_of_one_voxel_is_stretched_too(shape: tuple[int, ...], tmp_path: Path) -> None:
+    """By the affine part as along the others; a field that ends there has no say."""
+    grid = Geometry(shape, oblique(3).affine)
+    field = DisplacementField(torch.full((3, *shape), 0.3), grid)
+    scale = torch.diag(torch.tensor([1.2, 1.2, 1.2, 1.0]).double())
+    write_transform(tmp_path / "t.h5", Composite([field, Affine(scale)]))
+    write_image(tmp_path / "fixed.nii.gz", Volume(torch.zeros(shape), grid))
+    result = jacobian([tmp_path / "t.h5"], onto=tmp_path / "fixed.nii.gz", out=tmp_path / "out")
+    found = read_image(result.determinant)
+    torch.testing.assert_close(found.data, torch.full(shape, 1.2**3), atol=1e-3, rtol=0)
 
 
 def test_a_table_of_another_map_does_not_stay(tmp_path: Path) -> None:

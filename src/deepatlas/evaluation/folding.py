@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from deepatlas.spatial.jacobian import determinant, inside, jacobian_determinant
 
 Array = NDArray[Any]
 
@@ -22,7 +25,7 @@ class Folding:
 
     Parameters
     ----------
-    folds_percent : percent of the voxels inside the grid (one voxel from its border) whose
+    folds_percent : percent of the voxels inside the grid (`spatial.jacobian.inside`) whose
         central-difference determinant is not positive.
     cells_percent : percent of the cells between neighbouring voxels in which any of the one-sided
         determinants (8 in 3-D, 4 in 2-D) is not positive.
@@ -39,37 +42,6 @@ class Folding:
     sdlogj: float
     left_out: int
     sdlogj_learn2reg: float
-
-
-def _determinant(columns: list[Array]) -> Array:
-    """Determinant (*S) of the matrices whose columns (d, *S) are given, d = 2 or 3."""
-    if len(columns) == 2:
-        (a, c), (b, d) = columns
-        return a * d - b * c
-    (a, d, g), (b, e, h), (c, f, i) = columns
-    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
-
-
-def central_determinant(displacement: Array) -> Array:
-    """Jacobian determinant of x + u(x) by central differences, at the voxels inside the grid.
-
-    Parameters
-    ----------
-    displacement : (d, *S) in voxels of the grid that it lives on.
-
-    Returns (*S - 2). The determinant has no unit and is that of the map in mm, whatever the
-    spacing and the direction of the axes: the factors of the grid cancel.
-    """
-    d = len(displacement)
-    columns = []
-    for axis in range(d):
-        after = [slice(None), *[slice(1, -1)] * d]
-        before = list(after)
-        after[1 + axis], before[1 + axis] = slice(2, None), slice(None, -2)
-        column = (displacement[tuple(after)] - displacement[tuple(before)]) / 2
-        column[axis] += 1
-        columns.append(column)
-    return _determinant(columns)
 
 
 def folded_cells(displacement: Array) -> NDArray[np.bool_]:
@@ -91,7 +63,7 @@ def folded_cells(displacement: Array) -> NDArray[np.bool_]:
             side = [slice(1, None) if end else slice(None, -1) for end in corner]
             side[axis] = slice(None)
             columns.append(edges[axis][tuple([slice(None), *side])])
-        folded |= ~(_determinant(columns) > 0)
+        folded |= ~(determinant(columns) > 0)
     return folded
 
 
@@ -114,15 +86,15 @@ def folding(displacement: Any) -> Folding:
     d = len(field)
     if d not in (2, 3) or field.ndim != d + 1 or min(field.shape[1:]) < 1:
         raise ValueError(f"a displacement (d, *S) with d = 2 or 3 is needed; got {field.shape}")
-    determinant = central_determinant(field)
-    # "not positive" so that a map with nan counts as folded
-    kept = determinant[determinant > 0]
-    inner = determinant[(slice(LEARN2REG_CROP - 1, 1 - LEARN2REG_CROP),) * d]
+    everywhere = jacobian_determinant(torch.from_numpy(field)[None])[0].numpy()
+    found = everywhere[inside(everywhere.shape)]
+    kept = found[found > 0]
+    inner = everywhere[(slice(LEARN2REG_CROP, -LEARN2REG_CROP),) * d]
     shifted = np.log(np.clip(inner.astype(np.float64) + 3, 1e-9, 1e9))
     return Folding(
-        folds_percent=_percent(~(determinant > 0)),
+        folds_percent=_percent(~(found > 0)),  # so that a map with nan counts as folded
         cells_percent=_percent(folded_cells(field)),
         sdlogj=_deviation(np.log(kept)),
-        left_out=determinant.size - kept.size,
+        left_out=found.size - kept.size,
         sdlogj_learn2reg=_deviation(shifted),
     )

@@ -18,7 +18,7 @@ from deepatlas.io.header import say_if_forms_differ
 from deepatlas.io.images import read_geometry, read_header, read_labels, write_image
 from deepatlas.io.paths import refuse_overwriting
 from deepatlas.spatial.geometry import Volume
-from deepatlas.spatial.jacobian import folded_percent, jacobian_determinant
+from deepatlas.spatial.jacobian import determinant_on, folded_percent
 
 DETERMINANT, LOG, TABLE = "jacobian.nii.gz", "log_jacobian.nii.gz", "volume_change.csv"
 _COLUMNS = ("label", "voxels", "volume_mm3", "mapped_volume_mm3", "change_percent", "folded_voxels")
@@ -83,7 +83,7 @@ def jacobian(
         raise BadInput(
             f"{labels}: does not lie on the grid of {onto}; give the labels of that scan"
         )
-    determinant = jacobian_determinant(whole.displacement(grid)[None])[0]
+    determinant = determinant_on(whole, grid)
     write_image(out / DETERMINANT, Volume(determinant, grid), like=onto)
     logarithm = torch.where(determinant > 0, determinant, torch.nan).log()
     write_image(out / LOG, Volume(logarithm, grid), like=onto)
