@@ -90,7 +90,7 @@ class Match:
         self.last = (shapes - 1).to(images.device, torch.float32)
         self.middle = blocks.middle
         self.total = blocks.weights.sum()
-        self.channels = torch.cat([images, _differences(images)], dim=1)
+        self.channels = torch.cat([images, _differences(images, shapes.to(images.device))], dim=1)
 
     def centres(self, matrices: Tensor) -> Tensor:
         """(B, C, d) where the middle of the fixed foreground lies in the moving scans."""
@@ -167,8 +167,8 @@ class Match:
         return moves @ generators.flatten(1).T
 
 
-def _differences(images: Tensor) -> Tensor:
-    """Central differences (B, d, *S) per voxel; 0 at the borders."""
+def _differences(images: Tensor, shapes: Tensor) -> Tensor:
+    """Central differences (B, d, *S) per voxel; 0 at the borders of scans of shapes (B, d)."""
     found = []
     for axis in range(2, images.ndim):
         n = images.shape[axis]
@@ -176,5 +176,9 @@ def _differences(images: Tensor) -> Tensor:
             found.append(torch.zeros_like(images))
             continue
         inner = (images.narrow(axis, 2, n - 2) - images.narrow(axis, 0, n - 2)) * 0.5
-        found.append(F.pad(inner, [0, 0] * (images.ndim - 1 - axis) + [1, 1]))
+        whole = F.pad(inner, [0, 0] * (images.ndim - 1 - axis) + [1, 1])
+        own = torch.arange(n, device=images.device) < shapes[:, axis - 2, None] - 1
+        found.append(
+            whole * own.reshape(len(own), *[n if a == axis else 1 for a in range(1, whole.ndim)])
+        )
     return torch.cat(found, dim=1)

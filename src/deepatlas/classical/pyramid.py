@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from deepatlas.spatial.geometry import Geometry, Volume
 
@@ -48,7 +49,7 @@ class Scan:
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Scans of one resolution, padded at their ends to one shape.
+    """Scans of one resolution, whose last voxels are repeated up to one shape.
 
     Parameters
     ----------
@@ -157,8 +158,9 @@ def _weights(n: int, size: int, factor: float, first: float) -> Tensor:
 def _stack(scans: Sequence[Scan], spacing_mm: float) -> Stack:
     coarse = [coarsen(scan.volume, spacing_mm) for scan in scans]
     shape = [max(v.geometry.shape[axis] for v in coarse) for axis in range(coarse[0].data.ndim)]
-    images = coarse[0].data.new_zeros(len(coarse), 1, *shape)
-    for image, volume in zip(images, coarse, strict=True):
-        box = tuple(slice(n) for n in volume.geometry.shape)
-        image[0][box] = volume.data
-    return Stack(images, tuple(volume.geometry for volume in coarse))
+    images = []
+    for volume in coarse:
+        more = [n - own for n, own in zip(shape, volume.geometry.shape, strict=True)]
+        ends = [end for n in reversed(more) for end in (0, n)]
+        images.append(F.pad(volume.data[None, None], ends, mode="replicate"))
+    return Stack(torch.cat(images), tuple(volume.geometry for volume in coarse))
