@@ -26,7 +26,7 @@ def make(tmp_path: Path) -> Make:
         for place, text in tables.items():
             path = tmp_path / place.replace("__", "/")
             path.with_suffix(".tsv").parent.mkdir(parents=True, exist_ok=True)
-            path.with_suffix(".tsv").write_text(text)
+            path.with_suffix(".tsv").write_text(text, encoding="utf-8")
         return tmp_path
 
     return build
