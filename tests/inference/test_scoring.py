@@ -18,11 +18,13 @@ from deepatlas.errors import BadInput
 from deepatlas.evaluation.tables import flatten
 from deepatlas.inference import scoring
 from deepatlas.inference.scoring import evaluate
-from deepatlas.inference.selection import choose_pairs, default_pairs, read_pairs, scans_seen
+from deepatlas.inference.selection import choose_pairs, default_pairs, read_pairs
 from deepatlas.io.images import read_labels, write_image, write_labels
 from deepatlas.io.layouts import read_cohort
 from deepatlas.io.subject import Cohort, Subject
 from deepatlas.run.folder import RunFolder
+from deepatlas.run.lineage import record_of
+from deepatlas.run.seen import scans_seen
 from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.transform import Affine, Transform
 from deepatlas.training.recipe import load_recipe
@@ -281,6 +283,25 @@ def test_what_the_run_started_from_has_been_seen_too(tmp_path: Path, cohort: Pat
     scans = rows(tmp_path / "out" / "scans.csv")
     assert [row["seen"] for row in scans] == ["train", "", ""]
     assert any("started from" in note and "2 + 0" in note for note in summary["notes"])
+
+
+@pytest.mark.usefixtures("ideal")
+def test_what_a_start_that_is_gone_had_seen(tmp_path: Path, cohort: Path) -> None:
+    """Recorded in the run, also of the start's own start; else a note says it is not known."""
+    oldest = make_run(tmp_path / "oldest", cohort, train=["a", "c"], labelled=["a", "c"])
+    first = make_run(tmp_path / "first", cohort, train=["a", "b", "u"], labelled=["a", "b"])
+    first.write_config(load_recipe("baseline", overrides={"init": str(oldest.path)}))
+    run = make_run(tmp_path / "run", cohort)
+    run.write_config(load_recipe("baseline", overrides={"init": str(first.path)}))
+    run.write("started_from.json", record_of(first, ()))
+    shutil.rmtree(oldest.path)
+    shutil.rmtree(first.path)
+    summary = evaluate(run, cohort, tmp_path / "out")
+    assert [r["seen"] for r in rows(tmp_path / "out" / "scans.csv")] == ["train", "train", ""]
+    assert sum("had seen other labels: 2 + 0" in note for note in summary["notes"]) == 2
+    (run.path / "started_from.json").unlink()  # a run of before
+    summary = evaluate(run, cohort, tmp_path / "out")
+    assert any(f"{first.path}, which is gone" in note for note in summary["notes"])
 
 
 def test_against_other_runs_on_the_same_scans(

@@ -16,6 +16,7 @@ from deepatlas.data.batches import Batches
 from deepatlas.errors import BadInput
 from deepatlas.io.images import read_image, read_labels, write_image, write_labels
 from deepatlas.run.folder import RunFolder
+from deepatlas.run.lineage import ancestors
 from deepatlas.spatial.geometry import Volume
 from deepatlas.training.trainer import Trainer
 
@@ -455,6 +456,45 @@ def test_a_start_that_is_being_extended_is_refused(
     start.write("state.json", {**start.state, "finished": False})
     with pytest.raises(BadInput, match="its training is not finished"):
         train_tiny(cohort, tmp_path / "run", split=split, init=start.path)
+
+
+def test_resuming_needs_no_start(
+    cohort: Path, split: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Moved or gone: the checkpoint holds all weights, and what the start had seen is kept."""
+    start = train_tiny(cohort, tmp_path / "start", "baseline", split=split)
+
+    def go(init: Path, **settings: Any) -> RunFolder:
+        return train_tiny(cohort, tmp_path / "run", settings=settings, split=split, init=init)
+
+    run = go(start.path)
+    assert [(one.path, one.split) for one in ancestors(run)] == [(start.path, start.split)]
+    moved = start.path.rename(tmp_path / "moved")
+    assert go(start.path).state["step"] == 12  # finished
+    assert go(start.path, training__steps=14).state["step"] == 14
+    assert go(moved, training__steps=16).state["step"] == 16
+    assert "resumed at step 14" in logged(caplog)
+    assert [one.path for one in ancestors(run)] == [start.path]
+    other = train_tiny(cohort, tmp_path / "other", "baseline", {"seed": 5}, split=split)
+    with pytest.raises(BadInput, match=r"init: .*start in the run, .*other now"):
+        go(other.path, training__steps=18)
+    shutil.rmtree(run.path / "checkpoint")
+    with pytest.raises(BadInput, match="not a run folder"):
+        go(start.path, training__steps=18)
+
+
+def test_scans_set_aside_that_the_start_was_trained_on_are_named(
+    baseline: RunFolder, cohort: Path, split: Path, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    train_tiny(cohort, tmp_path / "same", "da", SHORT, split=split, init=baseline.path)
+    assert "the run which is started from" not in logged(caplog)
+    parts = {"train": ["s05", "s06", "s02"], "validation": ["s00"], "test": ["s01", "s03"]}
+    other = write_split(tmp_path / "other.json", **parts)
+    train_tiny(cohort, tmp_path / "run", "da", SHORT, split=other, init=baseline.path)
+    said = logged(caplog)
+    assert "validation scans that the run which is started from was trained on: s00;" in said
+    assert "test scans that the run which is started from has seen: s01, s03;" in said
 
 
 def test_mirrored_classes_must_exist(cohort: Path, split: Path, tmp_path: Path) -> None:

@@ -32,7 +32,6 @@ from deepatlas.inference.selection import (
     Pair,
     choose_pairs,
     read_pairs,
-    scans_seen,
     select_scans,
 )
 from deepatlas.inference.session import Session
@@ -43,6 +42,8 @@ from deepatlas.io.layouts import read_cohort
 from deepatlas.io.subject import Cohort, Subject
 from deepatlas.run.environment import describe_environment
 from deepatlas.run.folder import RunFolder
+from deepatlas.run.lineage import ancestors
+from deepatlas.run.seen import seen_by
 from deepatlas.run.split import labels_seen
 from deepatlas.spatial.geometry import Volume
 from deepatlas.spatial.transform import resample
@@ -316,8 +317,13 @@ def _notes(run: RunFolder, work: Work, tables: Tables) -> list[str]:
     notes = []
     if not run.state["finished"]:
         notes.append("the run's training is not finished")
-    for earlier in _lineage(run)[1:]:
-        if not set(earlier.split["labelled"]) <= set(run.split["labelled"]):
+    for earlier in ancestors(run):
+        if earlier.split is None:
+            notes.append(
+                f"the run started from {earlier.path}, which is gone: what that had seen is not "
+                "known, and not marked"
+            )
+        elif not set(earlier.split["labelled"]) <= set(run.split["labelled"]):
             notes.append(
                 f"the run started from {earlier.path}, which had seen other labels: "
                 f"{labels_seen(earlier.split)}"
@@ -333,22 +339,8 @@ def _notes(run: RunFolder, work: Work, tables: Tables) -> list[str]:
 
 def _seen(run: RunFolder, cohort: Cohort, facts: Survey) -> dict[str, str]:
     """In which part the run, or a run that it started from, saw each labelled scan."""
-    seen: dict[str, str] = {}
-    for one in _lineage(run):
-        for identifier, part in scans_seen(one.split, cohort, facts).items():
-            seen[identifier] = seen.get(identifier) or part
-    return seen
-
-
-def _lineage(run: RunFolder) -> list[RunFolder]:
-    """The run, the run that it started from, and so on, as far as they are still there."""
-    lineage = [run]
-    while start := lineage[-1].config.get("init"):
-        earlier = RunFolder(start)
-        if not earlier.exists() or earlier.path in [one.path for one in lineage]:
-            break
-        lineage.append(earlier)
-    return lineage
+    earlier = [one.split for one in ancestors(run) if one.split is not None]
+    return seen_by([run.split, *earlier], cohort, facts)
 
 
 def _all_values(facts: Survey) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from deepatlas.data.survey import Survey
 from deepatlas.errors import BadInput
 from deepatlas.io.rows import read_rows
 from deepatlas.io.subject import Cohort, Subject
+from deepatlas.run.seen import is_training_cohort
 
 Pair = tuple[str, str]
 """Ids of the moving and the fixed scan."""
@@ -40,7 +41,7 @@ def select_scans(
     ----------
     split : of the run: lists of ids "train", "validation", "test" and "labelled" (whose labels
         training used), the folder "cohort", and "content", id -> SHA-256 of the image file.
-    seen : see `scans_seen`.
+    seen : see `run.seen`.
     facts : what `check_cohort` found in the labelled scans.
 
     In the training cohort without a test part these are the labelled scans whose labels the run
@@ -57,7 +58,7 @@ def select_scans(
             f"{cohort.root}: none of {len(cohort.subjects)} scans has a label map; scores need "
             "some: put label files beside the scans"
         )
-    if not _is_training_cohort(split, cohort, facts):
+    if not is_training_cohort(split, cohort, facts):
         return Selection(labelled, _marked(labelled, seen))
     test = set(split.get("test", ()))
     if test:
@@ -81,28 +82,6 @@ def select_scans(
         f"not seen; the images of {hidden} of them were part of training"
     )
     return Selection(scans, (note,))
-
-
-def scans_seen(split: Mapping[str, Any], cohort: Cohort, facts: Survey) -> dict[str, str]:
-    """For every labelled scan of the cohort the part in which the run saw it, "" if in none.
-
-    A training scan whose label was hidden counts as seen if the run has a test part, and so does
-    another scan of a person that the run saw, or a copy of a file that it saw.
-    """
-    train = set(split.get("train", ()))
-    if not split.get("test"):
-        train &= set(split.get("labelled", ()))
-    parts = {identifier: "train" for identifier in train}
-    parts.update(dict.fromkeys(split.get("validation", ()), "validation"))
-    persons: dict[str, str] = {}
-    if _is_training_cohort(split, cohort, facts):
-        persons = {s.person: parts[s.id] for s in cohort.subjects if s.id in parts}
-    content = split.get("content") or {}
-    digests = {content[i]: part for i, part in parts.items() if content.get(i)}
-    return {
-        s.id: persons.get(s.person) or digests.get(facts[s.id].image.digest, "")
-        for s in cohort.labelled
-    }
 
 
 def choose_pairs(cohort: Cohort, scans: Sequence[Subject], n_pairs: int) -> list[Pair]:
@@ -180,18 +159,6 @@ def _id_fault(identifier: str, labelled: Mapping[str, bool], cohort: Cohort) -> 
     if not labelled[identifier]:
         return f"the scan {identifier!r} has no label map; take a labelled one"
     return None
-
-
-def _is_training_cohort(split: Mapping[str, Any], cohort: Cohort, facts: Survey) -> bool:
-    """Whether it is the same folder, or one that holds all the run's scans, byte for byte."""
-    trained_on = split.get("cohort")
-    if trained_on and Path(trained_on).resolve() == cohort.root.resolve():
-        return True
-    content = split.get("content") or {}
-    if not content or not set(content) <= {subject.id for subject in cohort.subjects}:
-        return False
-    checked = [subject.id for subject in cohort.labelled if subject.id in content]
-    return bool(checked) and all(content[i] == facts[i].image.digest for i in checked)
 
 
 def _marked(scans: Sequence[Subject], seen: Mapping[str, str]) -> tuple[str, ...]:

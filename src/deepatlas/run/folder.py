@@ -27,7 +27,7 @@ from deepatlas.training.recipe import NETWORKS, Recipe, parse_recipe, to_tree
 FORMAT = "1"  # of the safetensors files
 BEFORE_CONFIG = {  # written in this order
     "lock", "reference.safetensors", "plan.json", "alignment.json", "split.json",
-    "environment.json",
+    "environment.json", "started_from.json",
 }  # fmt: skip
 
 
@@ -114,6 +114,14 @@ class RunFolder:
         `content` and `label_content`, SHA-256 of its files by id.
         """
         return self._json("split.json")
+
+    @property
+    def started_from(self) -> list[dict[str, Any]]:
+        """The runs that it started from, the nearest first: `path` and `split`, at that time.
+
+        And `weights` of the first, SHA-256 by network. Empty where nothing is recorded.
+        """
+        return self._json("started_from.json") if self._has("started_from.json") else []
 
     @property
     def environment(self) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def make_split(
     }
 
 
-def labels_seen(split: dict[str, Any]) -> str:
+def labels_seen(split: Mapping[str, Any]) -> str:
     """ "N + V": labels that trained the networks, and labels that chose them."""
     return f"{len(split['labelled'])} + {len(split['validation'])}"
 

@@ -15,7 +15,6 @@ from deepatlas.compute import choose_device, deterministic, use_threads
 from deepatlas.data.batches import Batches
 from deepatlas.data.cache import default_cache, prepare_cohort
 from deepatlas.data.check import check_cohort
-from deepatlas.data.config import DataConfig
 from deepatlas.data.label_notes import label_notes, some, untaught
 from deepatlas.data.plan import Plan, make_plan
 from deepatlas.data.prepare import PreparedScan, say_if_misaligned
@@ -30,8 +29,11 @@ from deepatlas.networks.segmentation import build_segmentation
 from deepatlas.run.changes import content_of, refuse_other_content, refuse_other_settings
 from deepatlas.run.environment import describe_environment
 from deepatlas.run.folder import RunFolder
+from deepatlas.run.lineage import ancestors, record_of
 from deepatlas.run.lock import locked
+from deepatlas.run.seen import met, seen_by
 from deepatlas.run.split import PARTS, make_split
+from deepatlas.run.start import with_start
 from deepatlas.run.stopping import stop_on_signals
 from deepatlas.training.recipe import Recipe, load_recipe
 from deepatlas.training.tasks.registration import Registration
@@ -138,16 +140,15 @@ def _resolve(
     cache: Path | None,
     device: torch.device,
 ) -> tuple[Job, RunFolder | None]:
-    """The job that is asked for, and the run that it starts from."""
+    """The job that is asked for, and the run whose networks it starts from, if it begins."""
     asked = dict(overrides or {})
     if seed is not None:
         asked["seed"] = seed
     if label_groups is not None:
         asked["data.label_groups"] = [asdict(one) for one in read_label_groups(label_groups)]
     chosen = load_recipe(recipe, config=config, overrides=asked)
-    start = RunFolder.open(init) if init else None
-    if start is not None:
-        chosen = _started(chosen, start)
+    run = RunFolder(out)
+    chosen, start = (chosen, None) if init is None else with_start(chosen, init, run)
     if chosen.training.deterministic and device.type != "cpu":
         raise BadInput(
             f"training.deterministic holds on the CPU, not on {device}: interpolation has no "
@@ -162,31 +163,7 @@ def _resolve(
     parts = make_split(scans, split=split, labelled=labelled, seed=chosen.seed)
     if not chosen.uses_labels:
         parts["labelled"] = []
-    return Job(RunFolder(out), chosen, scans, parts, device, cache), start
-
-
-def _started(recipe: Recipe, start: RunFolder) -> Recipe:
-    """The recipe as it goes on from another run: with its preparation, without its stages."""
-    shared = [name for name in start.network_names() if name in recipe.networks]
-    if shared and not start.state["finished"]:
-        raise BadInput(f"{start.path}: its training is not finished; run its command again first")
-    if not shared:
-        wanted = " or ".join(recipe.networks)
-        raise BadInput(f"{start.path}: has no {wanted} network yet; finish its training first")
-    before = start.recipe
-    for name in shared:
-        if before.networks[name] != recipe.networks[name]:
-            raise BadInput(
-                f"{start.path}: its {name} network is {before.networks[name]}, this recipe's "
-                f"{recipe.networks[name]}; give networks.{name} the same settings"
-            )
-    if recipe.data not in (DataConfig(), before.data):
-        raise BadInput(
-            f"{start.path}: scans are prepared as in the run that is started from, by "
-            f"{before.data}; take other data settings back"
-        )
-    changed = replace(recipe, init=str(start.path.resolve()), data=before.data)
-    return changed.continued(shared)
+    return Job(run, chosen, scans, parts, device, cache), start
 
 
 def _nothing_left(job: Job) -> bool:
@@ -313,10 +290,26 @@ def _networks(job: Job, plan: Plan, start: RunFolder | None) -> nn.ModuleDict:
     return networks.to(job.device)
 
 
-def _begin(job: Job, plan: Plan, facts: Survey, prepared: Mapping[str, PreparedScan]) -> None:
+def _say_what_was_seen(job: Job, facts: Survey, start: RunFolder) -> None:
+    """Warn where scans that are set aside now have trained what the run starts from."""
+    known = [start.split, *(one.split for one in ancestors(start) if one.split is not None)]
+    for sentence in met(job.split, seen_by(known, _used(job), facts)):
+        logger.warning("%s: %s", start.path, sentence)
+
+
+def _begin(
+    job: Job,
+    plan: Plan,
+    facts: Survey,
+    start: RunFolder | None,
+    prepared: Mapping[str, PreparedScan],
+) -> None:
     """Everything that says what the run is, config.yaml last: with it the run exists."""
     run = job.run
     run.write_plan(plan)
+    if start is not None:
+        networks = set(start.network_names()) & set(job.recipe.networks)
+        run.write("started_from.json", record_of(start, networks))
     if plan.reference is not None:
         found = {name: scan.preparation.alignment for name, scan in prepared.items()}
         scans = {name: entry.to_json() for name, entry in found.items() if entry is not None}
@@ -330,6 +323,8 @@ def _train(job: Job, facts: Survey, start: RunFolder | None, progress: Progress)
     plan = _plan(job, facts, start)
     _check_flips(job.recipe, plan)
     _say_what_cannot_be(job, plan, facts)
+    if start is not None:
+        _say_what_was_seen(job, facts, start)
     networks = _networks(job, plan, start)
     prepared = prepare_cohort(
         _needed(job),
@@ -340,7 +335,7 @@ def _train(job: Job, facts: Survey, start: RunFolder | None, progress: Progress)
     )
     for name, scan in prepared.items():
         say_if_misaligned(name, scan.preparation)
-    _begin(job, plan, facts, prepared)
+    _begin(job, plan, facts, start, prepared)
     with stop_on_signals() as stop:
         trainer = _trainer(job, plan, networks, prepared, stop, progress)
         if trainer.restore():

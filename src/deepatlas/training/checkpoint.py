@@ -52,6 +52,10 @@ class CheckpointStore:
                 _log.warning("%s: damaged, going back further", self.folder / name)
         return None
 
+    def is_whole(self) -> bool:
+        """Whether `load` finds a generation; nothing is moved, as another process may write."""
+        return any(self._read(name) is not None for name in (LATEST, PREVIOUS, UNFINISHED))
+
     def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         folder = self.folder / name
         try:
