@@ -222,6 +222,22 @@ def test_many_steps_without_a_finite_loss_are_an_error(tmp_path: Path) -> None:
     assert trainer.state.step == 4 + MAX_BAD_STEPS
 
 
+def test_the_bad_steps_of_one_network_are_not_made_good_by_those_of_the_other(
+    tmp_path: Path,
+) -> None:
+    task = {"kind": "joint", "registration_steps": 2, "augment": None, "batch": 1}
+    networks = odd_networks(set())
+    networks["segmentation"].register_forward_hook(
+        lambda network, _, output: output * float("nan") if network.training else output
+    )
+    trainer = make_trainer(
+        make_recipe(stage("joint", task), steps=100), tmp_path, networks=networks
+    )
+    with pytest.raises(DeepAtlasError, match="of the segmentation network was not finite for 20"):
+        trainer.run()
+    assert trainer.state.group_steps == {"registration": 40, "segmentation": MAX_BAD_STEPS}
+
+
 def test_asked_to_stop_it_saves_and_says_with_which_code(tmp_path: Path) -> None:
     trainer = make_trainer(make_recipe(), tmp_path)
     trainer.should_stop = lambda: signal.SIGTERM if trainer.state.step == 3 else 0

@@ -21,7 +21,7 @@ from deepatlas.training.stage_run import StageRun
 from deepatlas.training.tasks.base import Context
 from deepatlas.training.validation import Validation
 
-MAX_BAD_STEPS = 20  # steps in a row with a non-finite loss before giving up
+MAX_BAD_STEPS = 20  # of one network, in a row, with a non-finite loss before giving up
 LOG_LINES = 200  # a stage leaves about so many training lines
 
 
@@ -203,14 +203,14 @@ class Trainer:
 
         marks = _marks(steps, self.recipe.training.validations)
         every = {name: max(1, run.total[name] // LOG_LINES) for name in run.names}
-        bad = 0
+        bad: dict[str, int] = {}
         feed = nullcontext(draw) if self.device.type == "cpu" else ahead(draw, steps)
         with feed as get:
             while self.state.stage_step < steps:
                 started = time.monotonic()
                 line = run.step(self.state.stage_step, get(self.state.stage_step))
                 self._count(line, time.monotonic() - started)
-                bad = self._check_finite(run, line, bad)
+                _check_finite(run, line, bad)
                 turn = run.done[line["group"]] - 1  # each by its own turns: none is left out
                 if turn % every[line["group"]] == 0 or not line["finite"]:
                     self.log.write(
@@ -239,17 +239,6 @@ class Trainer:
         state.seconds += seconds
         state.group_steps[name] = state.group_steps.get(name, 0) + 1
         state.group_seconds[name] = state.group_seconds.get(name, 0.0) + seconds
-
-    def _check_finite(self, run: StageRun, line: Mapping[str, Any], bad: int) -> int:
-        """The number of bad steps in a row; too many are an error."""
-        if line["finite"]:
-            return 0
-        if bad + 1 >= MAX_BAD_STEPS:
-            raise DeepAtlasError(
-                f"stage {run.stage.name}: the loss was not finite for {bad + 1} steps in a row; "
-                f"lower stages.{run.stage.name}.optimisers.{line['group']}.rate"
-            )
-        return bad + 1
 
     def _validate(self, run: StageRun) -> None:
         """Score the trained networks and keep each one's best weights."""
@@ -287,3 +276,15 @@ class Trainer:
 def _marks(steps: int, validations: int) -> set[int]:
     """After which steps of a stage the networks are scored; its end is one of them."""
     return {round(steps * (i + 1) / validations) for i in range(validations)}
+
+
+def _check_finite(run: StageRun, line: Mapping[str, Any], bad: dict[str, int]) -> None:
+    """Count bad steps in a row, each network's own in `bad`; too many are an error."""
+    name = line["group"]
+    bad[name] = 0 if line["finite"] else bad.get(name, 0) + 1
+    if bad[name] >= MAX_BAD_STEPS:
+        raise DeepAtlasError(
+            f"stage {run.stage.name}: the loss of the {name} network was not finite for "
+            f"{bad[name]} of its steps in a row; "
+            f"lower stages.{run.stage.name}.optimisers.{name}.rate"
+        )
