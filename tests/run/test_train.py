@@ -365,6 +365,14 @@ def test_deterministic_training_is_for_the_cpu(
         train_tiny(cohort, tmp_path / "run", device="cuda")
 
 
+def test_the_split_of_a_run_is_a_split_for_the_next(
+    baseline: RunFolder, cohort: Path, tmp_path: Path
+) -> None:
+    own = baseline.path / "split.json"
+    run = train_tiny(cohort, tmp_path / "run", "segmentation", SHORT, split=own)
+    assert run.split == baseline.split
+
+
 # --- starting from another run ------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from deepatlas.io.json_file import load_json
 from deepatlas.io.subject import Cohort
 
 PARTS = ("train", "validation", "test")
-_RECORDED = ("labelled", "annotated", "cohort", "unused")  # what a run's own file says, too
+_OF_A_RUN = {*PARTS, "labelled", "cohort", "unused"}  # its own file holds these, and more
 
 
 def make_split(
@@ -44,7 +44,7 @@ def make_split(
     have = {subject.id for subject in cohort.labelled}
     available = [name for name in parts["train"] if name in have]
     return {
-        **parts,  # and `_RECORDED`
+        **parts,
         "labelled": _choose(labelled, available, seed),
         "annotated": {s.id: list(s.annotated) for s in cohort.labelled if s.annotated is not None},
         "cohort": str(cohort.root.resolve()),
@@ -113,7 +113,7 @@ def read_split(path: Path, cohort: Cohort) -> dict[str, list[str]]:
         parts = load_json(path)
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: cannot be read as JSON ({error})") from None
-    if isinstance(parts, dict) and set(parts) == {*PARTS, *_RECORDED}:  # of a run
+    if isinstance(parts, dict) and set(parts) >= _OF_A_RUN:
         parts = {part: parts[part] for part in PARTS}
     if not _is_split(parts):
         raise BadInput(
