@@ -36,7 +36,7 @@ from deepatlas.io.subject import Cohort, Subject
 from deepatlas.spatial.geometry import Geometry
 from deepatlas.spatial.transform import Affine
 
-_FORMAT = 1  # raise it whenever `prepare` gives other values for the same plan and files
+_FORMAT = 2  # raise it whenever `prepare` gives other values for the same plan and files
 _DAY_S = 86_400.0
 _log = logging.getLogger(__name__)
 
