@@ -63,6 +63,24 @@ def test_a_map_of_another_structure_hides_no_flip(tmp_path: Path) -> None:
     assert [f.scan for f in found if f.kind == "flip-suspected"] == ["s3"]
 
 
+def test_what_is_ignored_is_no_part_of_a_structure(root: Path) -> None:
+    """A value between those of left and right, beside the left ball, moves no right one."""
+    names = {"background": 0, "Left ball": 1, "ignore": 2, "Right ball": 3}
+    (root / "dataset.json").write_text(json.dumps({"labels": names}))
+    for path in (root / "labelsTr").iterdir():
+        rewrite(path, lambda labels: np.choose(labels, [0, 1, 3, 0]).astype("u1"))
+    rewrite(root / "labelsTr" / "s07.nii.gz", ignored_on_the_left)
+    assert deepatlas.check(root).findings == ()
+
+
+def ignored_on_the_left(labels: np.ndarray) -> np.ndarray:
+    """Of the left half all background is ignored (2)."""
+    labels = labels.copy()
+    left = labels[:10]
+    left[left == 0] = 2
+    return labels
+
+
 def test_names_of_the_wrong_side_in_all_scans_are_one_finding(root: Path) -> None:
     names = {**NAMES, "1": "ball_R", "2": "ball_L"}
     (root / "dataset.json").write_text(json.dumps({"labels": names}))

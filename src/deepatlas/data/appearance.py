@@ -69,10 +69,10 @@ def appearance_of(volume: Volume) -> Appearance:
 
 
 def structures_of(labels: Volume, values: Sequence[int]) -> Structures:
-    """Where the values, ascending, lie in an int64 label map."""
+    """Where the values, ascending, lie in an int64 label map; others in it are left out."""
     strides = _strides(labels.geometry)
     sample = labels.data.numpy()[strides]
-    index = np.nonzero(sample)
+    index = np.nonzero(np.isin(sample, values))
     if not values or not index[0].size:
         return Structures({}, {})
     which = np.searchsorted(values, sample[index])
