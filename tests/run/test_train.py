@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -434,6 +435,43 @@ def test_scans_are_prepared_as_in_the_run_that_is_started_from(
     assert run.plan == baseline.plan
     alone = train_tiny(cohort, tmp_path / "alone", "voxelmorph", SHORT)
     assert alone.plan != baseline.plan
+
+
+def test_structures_are_those_of_the_cohort_where_the_start_knows_none(
+    cohort: Path, tmp_path: Path
+) -> None:
+    """Registration learnt without a label; groups may be given as in any run, and resumed with."""
+    unlabelled = write_cohort(tmp_path / "unlabelled", labelled=0, shape=(36, 30))
+    first = train_tiny(unlabelled, tmp_path / "first", "voxelmorph", {"data__align": "world"})
+    assert first.plan.label_values == ()
+    run = train_tiny(cohort, tmp_path / "run", "da", SHORT, init=first.path)
+    alone = train_tiny(cohort, tmp_path / "alone", "segmentation", SHORT)
+    assert run.plan.label_values == alone.plan.label_values != ()
+    assert run.plan.class_names == alone.plan.class_names
+    assert (run.plan.shape, run.plan.align) == (first.plan.shape, "world")
+    groups = tmp_path / "groups.json"
+    values = list(run.plan.label_values)
+    groups.write_text(json.dumps([{"id": 1, "name": "all", "values": values}]))
+    for steps in (3, 4):
+        grouped = train_tiny(
+            cohort, tmp_path / "grouped", "da", {"training__steps": steps}, init=first.path,
+            label_groups=groups,
+        )  # fmt: skip
+    assert (grouped.plan.class_names, grouped.plan.align) == (("all",), "world")
+
+
+def test_notes_on_labels_are_of_the_cohort_that_is_trained_on(
+    own_cohort: Path, cohort: Path, tmp_path: Path
+) -> None:
+    path = own_cohort / "labels" / "s00.nii.gz"
+    labels = read_labels(path)[0]
+    half = Volume(labels.data * (labels.data == labels.data.max()), labels.geometry)
+    write_labels(path, half, "uint8", like=path)
+    first = train_tiny(own_cohort, tmp_path / "first", "segmentation", SHORT)
+    (note,) = first.plan.label_notes
+    assert "does not occur in every label map" in note
+    run = train_tiny(cohort, tmp_path / "run", "da", SHORT, init=first.path)
+    assert run.plan == replace(first.plan, label_notes=())
 
 
 def test_a_start_that_does_not_fit_is_refused(

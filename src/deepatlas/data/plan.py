@@ -38,7 +38,7 @@ class Plan:
     label_values : class k + 1 is label_values[k]; class 0 is the background.
     label_names, groups : names of label values and of sets of them.
     label_dtype : integer type of written label maps.
-    notes : what a reader of results should know about the grid, and about labels.
+    notes, label_notes : what a reader of results should know about the grid, and about labels.
     members : label value -> values of label files that make it; empty where they are the same.
     ignored : values of label files that mark voxels of which nothing is known.
     """
@@ -54,6 +54,7 @@ class Plan:
     groups: dict[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
     label_dtype: str = "uint8"
     notes: tuple[str, ...] = ()
+    label_notes: tuple[str, ...] = ()
     members: dict[int, tuple[int, ...]] = field(default_factory=dict, hash=False)
     ignored: tuple[int, ...] = ()
     reference: Reference | None = field(default=None, compare=False)
@@ -103,6 +104,7 @@ class Plan:
             "groups": {name: list(values) for name, values in self.groups.items()},
             "label_dtype": self.label_dtype,
             "notes": list(self.notes),
+            "label_notes": list(self.label_notes),
             "members": {str(value): list(values) for value, values in self.members.items()},
             "ignored": list(self.ignored),
         }
@@ -127,6 +129,7 @@ class Plan:
                 groups={n: tuple(int(v) for v in vs) for n, vs in content["groups"].items()},
                 label_dtype=content["label_dtype"],
                 notes=tuple(content["notes"]),
+                label_notes=tuple(content.get("label_notes", ())),
                 members={
                     int(v): tuple(int(m) for m in ms)
                     for v, ms in content.get("members", {}).items()
@@ -180,7 +183,7 @@ def make_plan(
         notes=tuple(notes),
         ignored=config.ignored(cohort),
         reference=reference,
-        **_labels(cohort, facts, config),
+        **label_fields(cohort, facts, config),
     )
 
 
@@ -200,7 +203,7 @@ def _grids(cohort: Cohort, facts: Survey) -> list[Geometry]:
     return grids
 
 
-def _labels(cohort: Cohort, facts: Survey, config: DataConfig) -> dict[str, Any]:
+def label_fields(cohort: Cohort, facts: Survey, config: DataConfig) -> dict[str, Any]:
     """The plan's fields of labels: each value that occurs is a structure, or each group is."""
     if config.label_groups:
         return grouped(config.label_groups)

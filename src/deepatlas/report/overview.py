@@ -115,7 +115,10 @@ def details_section(facts: Facts) -> str:
         "How it was made",
         "<h3>Preparation</h3>",
         preparation,
-        "".join(markup.note(f"{remark[:1].upper()}{remark[1:]}.") for remark in plan.notes),
+        "".join(
+            markup.note(f"{remark[:1].upper()}{remark[1:]}.")
+            for remark in (*plan.notes, *plan.label_notes)
+        ),
         _alignment(facts),
         "<h3>Configuration and versions</h3>",
         markup.folded("Resolved configuration", markup.code(configuration)),

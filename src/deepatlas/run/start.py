@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from deepatlas.errors import BadInput
 from deepatlas.run.folder import RunFolder
 from deepatlas.run.lineage import is_start
 from deepatlas.training.recipe import Recipe
+
+_LABELS = ("label_groups", "ignore_value")  # of the data settings, what only classes depend on
 
 
 def with_start(recipe: Recipe, init: Path | str, run: RunFolder) -> tuple[Recipe, RunFolder | None]:
@@ -42,12 +45,13 @@ def _started(recipe: Recipe, start: RunFolder) -> Recipe:
                 f"{start.path}: its {name} network is {before.networks[name]}, this recipe's "
                 f"{recipe.networks[name]}; give networks.{name} the same settings"
             )
-    if recipe.data not in (DataConfig(), before.data):
+    data = _merged(recipe.data, before.data, free=() if "segmentation" in shared else _LABELS)
+    if data is None:
         raise BadInput(
             f"{start.path}: scans are prepared as in the run that is started from, by "
             f"{before.data}; take other data settings back"
         )
-    changed = replace(recipe, init=str(start.path.resolve()), data=before.data)
+    changed = replace(recipe, init=str(start.path.resolve()), data=data)
     return changed.continued(shared)
 
 
@@ -60,6 +64,14 @@ def _resumed(recipe: Recipe, init: Path | str, run: RunFolder) -> Recipe:
     return replace(
         recipe,
         init=before.init if is_start(run, RunFolder(init)) else path,
-        data=before.data if recipe.data == DataConfig() else recipe.data,
+        data=_merged(recipe.data, before.data, free=_LABELS) or recipe.data,
         stages=stages or recipe.stages,
     )
+
+
+def _merged(asked: DataConfig, before: DataConfig, *, free: Sequence[str]) -> DataConfig | None:
+    """The settings of before with the free ones that are asked for; None where others are, too."""
+    usual = DataConfig()
+    given = {n: getattr(asked, n) for n in free if getattr(asked, n) != getattr(usual, n)}
+    merged = replace(before, **given)
+    return merged if asked in (replace(usual, **given), merged) else None

@@ -16,7 +16,7 @@ from deepatlas.data.batches import Batches
 from deepatlas.data.cache import default_cache, prepare_cohort
 from deepatlas.data.check import check_cohort
 from deepatlas.data.label_notes import label_notes, some, untaught
-from deepatlas.data.plan import Plan, make_plan
+from deepatlas.data.plan import Plan, label_fields, make_plan
 from deepatlas.data.prepare import PreparedScan, say_if_misaligned
 from deepatlas.data.survey import Survey
 from deepatlas.errors import BadInput
@@ -212,14 +212,19 @@ def _plan(job: Job, facts: Survey, start: RunFolder | None) -> Plan:
     """The run's own plan, that of the run it starts from, or a new one of the cohort."""
     if job.run.exists():
         return job.run.plan
-    if start is not None:
+    used = _used(job)
+    if start is None:
+        plan = make_plan(used, job.recipe.data, facts, references=job.split["train"])
+    elif "segmentation" in start.network_names():
         ignored = sorted({*start.plan.ignored, *job.cohort.ignored})
-        return replace(start.plan, ignored=tuple(ignored))
-    plan = make_plan(_used(job), job.recipe.data, facts, references=job.split["train"])
-    notes = label_notes(_used(job), facts, plan) if job.recipe.uses_labels else []
+        plan = replace(start.plan, ignored=tuple(ignored))
+    else:  # no network knows classes yet
+        labels = label_fields(used, facts, job.recipe.data)
+        plan = replace(start.plan, ignored=job.cohort.ignored, **labels)
+    notes = label_notes(used, facts, plan) if job.recipe.uses_labels else []
     for note in notes:
         logger.info(note)
-    return replace(plan, notes=(*plan.notes, *notes))
+    return replace(plan, label_notes=tuple(notes))
 
 
 def _check_flips(recipe: Recipe, plan: Plan) -> None:
