@@ -11,6 +11,7 @@ from typing import Any
 from deepatlas.data.plan import Plan
 from deepatlas.data.reference import Alignment
 from deepatlas.run.folder import RunFolder
+from deepatlas.run.split import labels_seen
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Facts:
     @property
     def labels_seen(self) -> str:
         """ "N + V": labels that trained the networks, and labels that chose them."""
-        return f"{len(self.split.get('labelled', ()))} + {len(self.split.get('validation', ()))}"
+        return labels_seen(self.split)
 
     @property
     def steps(self) -> int:
