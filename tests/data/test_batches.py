@@ -106,16 +106,6 @@ def test_pairs_are_of_two_scans() -> None:
         assert all(m != f for m, f in pairs)
 
 
-def test_several_for_one_partner_are_different_scans_while_there_are_others() -> None:
-    request = {"fixed": Draw(2, "no"), "moving": Draw(6, "yes", apart_from="fixed")}
-    for step in range(20):
-        ids = Batches(SCANS).draw(request, 0, "a", step).scans["moving"].ids
-        assert [len(set(ids[place::2])) for place in (0, 1)] == [3, 3]
-    two = Batches([SCANS[2], SCANS[5], SCANS[8]])
-    ids = two.draw(request, 0, "a", 0).scans["moving"].ids
-    assert set(ids[::2]) == set(ids[1::2]) == {"case_02", "case_05"}
-
-
 def test_every_scan_of_its_pool_is_drawn_alike() -> None:
     batches = Batches(SCANS)
     labelled = {s.id for s in SCANS if s.labels is not None}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -126,7 +124,7 @@ class Batches:
         self.scans = sorted(scans, key=lambda scan: scan.id)
         self.spacing_mm = None if grid is None else grid.spacing_mm
         self.grid = grid
-        self._inside: dict[int, np.ndarray] = {}
+        self._inside: dict[int, Tensor] = {}
         self.pools: dict[str, list[int]] = {
             "any": list(range(len(self.scans))),
             "yes": [i for i, scan in enumerate(self.scans) if scan.labels is not None],
@@ -157,14 +155,12 @@ class Batches:
 
     def _choose(self, draw: Draw, others: list[int] | None, random: torch.Generator) -> list[int]:
         pool = self.pools[draw.labelled]
-        indices: list[int] = []
+        indices = []
         for item in range(draw.count):
             allowed = pool
             if others is not None:
-                place = item % len(others)
-                allowed = [i for i in pool if i != others[place]]
-                earlier = indices[place :: len(others)]  # drawn for the same partner
-                allowed = [i for i in allowed if i not in earlier] or allowed
+                other = others[item % len(others)]
+                allowed = [i for i in pool if i != other]
             if not allowed:
                 wanted = {"any": "", "yes": " with labels", "no": " without labels"}[draw.labelled]
                 raise BadInput(f"the recipe needs more training scans{wanted} than there are")
@@ -189,11 +185,10 @@ class Batches:
         )
 
     def _within(self, index: int, grid: Geometry) -> Tensor:
-        """(1, *S) of a scan, 0 or 1, found when it is first drawn and kept as bits."""
+        """(1, *S) bool of a scan, found when it is first drawn."""
         if index not in self._inside:
-            self._inside[index] = np.packbits(inside(self.scans[index].preparation, grid).numpy())
-        bits = np.unpackbits(self._inside[index], count=math.prod(grid.shape))
-        return torch.from_numpy(bits).reshape(1, *grid.shape)
+            self._inside[index] = inside(self.scans[index].preparation, grid)
+        return self._inside[index]
 
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:

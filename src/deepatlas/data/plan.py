@@ -139,7 +139,7 @@ class Plan:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInput(
-                f"not a plan of this version of deepatlas ({error}); "
+                f"plan.json: not a plan of this version of deepatlas ({error}); "
                 "train the run again, or use the version that made it"
             ) from error
 

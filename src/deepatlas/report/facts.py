@@ -11,7 +11,6 @@ from typing import Any
 from deepatlas.data.plan import Plan
 from deepatlas.data.reference import Alignment
 from deepatlas.run.folder import RunFolder
-from deepatlas.run.split import labels_seen
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Facts:
     @property
     def labels_seen(self) -> str:
         """ "N + V": labels that trained the networks, and labels that chose them."""
-        return labels_seen(self.split)
+        return f"{len(self.split.get('labelled', ()))} + {len(self.split.get('validation', ()))}"
 
     @property
     def steps(self) -> int:

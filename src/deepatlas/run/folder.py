@@ -90,11 +90,7 @@ class RunFolder:
         content = self._json("plan.json")
         path = self.path / "reference.safetensors"
         aligned = isinstance(content, dict) and content.get("align") in ALIGNED
-        reference = unpack(path) if aligned else None
-        try:
-            return Plan.from_json(content, reference)
-        except BadInput as error:
-            raise BadInput(f"{self.path / 'plan.json'}: {error}") from None
+        return Plan.from_json(content, unpack(path) if aligned else None)
 
     def write_plan(self, plan: Plan) -> None:
         """Write the plan, and beside it what scans are aligned to."""

@@ -54,7 +54,7 @@ def make_split(
 
 def labels_seen(split: Mapping[str, Any]) -> str:
     """ "N + V": labels that trained the networks, and labels that chose them."""
-    return f"{len(split.get('labelled', ()))} + {len(split.get('validation', ()))}"
+    return f"{len(split['labelled'])} + {len(split['validation'])}"
 
 
 def _own_split(cohort: Cohort) -> dict[str, list[str]]:

@@ -128,27 +128,19 @@ class Recipe:
         object.__setattr__(self, "networks", full)
 
     def _stage_faults(self, stage: Stage) -> list[str]:
-        """Networks that a stage names and the recipe has not, or its task does not train."""
+        """Networks that a stage names and the recipe has not."""
         named = {
             "task": getattr(stage.task, "needs", ()),
             "optimisers": stage.optimisers,
             "fresh": stage.fresh,
         }
-        unknown = [
+        return [
             f"stages.{stage.name}.{key}: speaks of the network {name!r}, and the recipe "
             f"{self.name} has {', '.join(self.networks)}; take it out or add the network"
             for key, names in named.items()
             for name in names
             if name not in self.networks
         ]
-        trained = getattr(stage.task, "trains", NETWORKS)
-        idle = [
-            f"stages.{stage.name}.optimisers: the task of this stage does not train the {name} "
-            f"network, only {' and '.join(trained)}; take {name} out"
-            for name in stage.optimisers
-            if name in self.networks and name not in trained
-        ]
-        return unknown + idle
 
     @property
     def needs_labels(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -98,23 +97,3 @@ def make_part(table: Mapping[str, type], spec: Any, what: str) -> Any:
 
 def _is_part(made: Any) -> bool:
     return dataclasses.is_dataclass(made) and not isinstance(made, type)
-
-
-def check_batch(batch: int) -> None:
-    """ValueError unless a step has at least one item."""
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, not {batch}")
-
-
-def check_shares(config: Any, *names: str) -> None:
-    """ValueError unless these settings are probabilities or shares."""
-    for name in names:
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"{name} must be from 0 to 1, not {getattr(config, name)}")
-
-
-def check_weights(config: Any, *names: str) -> None:
-    """ValueError unless these settings are weights of losses."""
-    for name in names:
-        if not 0 <= getattr(config, name) < math.inf:
-            raise ValueError(f"{name} must be a number of at least 0, not {getattr(config, name)}")

@@ -14,15 +14,8 @@ from deepatlas.losses.regularity import REGULARITIES
 from deepatlas.losses.similarity import SIMILARITIES
 from deepatlas.networks.registration.base import Deformation
 from deepatlas.spatial.warp import warp
-from deepatlas.training.tasks.base import (
-    Context,
-    Task,
-    Terms,
-    check_batch,
-    check_shares,
-    check_weights,
-    make_part,
-)
+from deepatlas.training.tasks.base import Context, Task, Terms, make_part
+from deepatlas.training.tasks.segmentation import check_batch
 
 _COVERED = 0.99  # share of a voxel that must lie within the moving scan to be compared
 
@@ -57,8 +50,6 @@ class Registration:
         ):
             object.__setattr__(self, name, make_part(table, getattr(self, name), f"task.{name}"))
         check_batch(self.batch)
-        check_shares(self, "labelled_pairs")
-        check_weights(self, "regularity_weight", "anatomy_weight")
 
     @property
     def trains(self) -> tuple[str, ...]:
@@ -134,8 +125,8 @@ def pair_of(moving: Any, fixed: Any, count: int) -> Request:
 
 def add_alignment(
     terms: Terms, deformation: Deformation, config: Any, spacing_mm: Any, batch: Batch
-) -> None:
-    """Add image similarity and regularity of a pair.
+) -> Tensor:
+    """Add image similarity and regularity of a pair; returns the warped moving image.
 
     Only voxels that both scans cover are compared: else the borders of the fields of view, the
     strongest edges there are, would be registered to each other.
@@ -149,3 +140,4 @@ def add_alignment(
     terms.add("similarity", config.similarity(warped, fixed.image, mask))
     regularity = config.regularity(deformation.displacement, spacing_mm)
     terms.add("regularity", regularity, config.regularity_weight)
+    return warped
