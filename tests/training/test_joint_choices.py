@@ -157,9 +157,3 @@ def test_without_unlabelled_scans_nothing_is_carried() -> None:
     context = Context(SPACINGS[3], 10, (0, "a"), 3, 0)
     task = Joint(registration_steps=0, carried=1.0).build(make_networks(3), context)
     assert set(task.request(0)) == {"scan"}
-
-
-@pytest.mark.parametrize("carried", [-0.1, 1.1])
-def test_carried_is_a_probability(carried: float) -> None:
-    with pytest.raises(ValueError, match="carried"):
-        Joint(carried=carried)

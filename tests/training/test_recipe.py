@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,20 @@ def test_overrides_reach_every_depth() -> None:
         ("stages.joint.task.augment.nois", 0.5, r"augment\.nois"),
         ("stages.joint.task.batch", 0, "batch must be at least 1"),
         ("stages.joint.task.atlases", 0, "atlases must be at least 1"),
+        ("stages.joint.share", math.inf, "share must be positive"),
+        ("stages.joint.task.labelled_pairs", 10, "labelled_pairs is a share, 0 to 1, not 10"),
+        ("stages.joint.task.moving_labelled", -2, "moving_labelled is a share"),
+        ("stages.joint.task.ramp", -3, "ramp is a share"),
+        ("stages.joint.task.carried", math.nan, "carried is a share"),
+        ("stages.joint.task.sharpen", 0, "sharpen must be positive"),
+        ("stages.joint.task.anatomy_weight", -5, "anatomy_weight is a weight, 0 or more, not -5"),
+        ("stages.joint.task.supervised_weight", math.nan, "supervised_weight is a weight"),
+        ("stages.joint.task.segmentation_anatomy_weight", -1, "segmentation_anatomy_weight is"),
+        ("stages.joint.task.regularity_weight", math.inf, "regularity_weight is a weight"),
+        ("stages.registration.task.labelled_pairs", 10, "labelled_pairs is a share"),
+        ("stages.registration.task.anatomy_weight", -5, "anatomy_weight is a weight"),
+        ("stages.registration.task.regularity_weight", math.nan, "regularity_weight is a weight"),
+        ("stages.registration.optimisers.segmentation.rate", 0.1, "trains registration only"),
         ("stages.joint.optimisers.segmentaton.rate", 0.1, "optimisers.*'segmentaton'"),
         ("stages.joint.optimisers.segmentation.rat", 0.1, r"optimisers\.segmentation\.rat"),
         ("stages.joint.fresh", ["both"], "fresh.*'both'"),
@@ -151,6 +166,14 @@ def test_overrides_reach_every_depth() -> None:
 def test_a_wrong_setting_is_named(key: str, value: Any, says: str) -> None:
     with pytest.raises(BadInput, match=says):
         load_recipe("da", overrides={key: value})
+
+
+def test_an_optimiser_of_a_frozen_network_is_refused_where_the_user_sets_it() -> None:
+    key = "stages.semi-da.optimisers.segmentation.rate"
+    with pytest.raises(BadInput, match=r"semi-da\.optimisers\.segmentation: .* registration only"):
+        load_recipe("semi-da-registration", overrides={key: 0.1})
+    frozen = load_recipe("da", overrides={"stages.joint.task.segmentation_steps": 0})
+    assert "segmentation" in frozen.stages[-1].optimisers  # the recipe's own, nobody's fault
 
 
 def test_a_task_needs_its_networks() -> None:

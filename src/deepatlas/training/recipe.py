@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -89,7 +90,7 @@ class Stage:
     optimisers: dict[str, Optimiser] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.share <= 0:
+        if not 0 < self.share < math.inf:
             raise ValueError(f"share must be positive, not {self.share}")
         if self.start not in ("best", "last"):
             raise ValueError(f"start must be best or last, not {self.start!r}")
@@ -211,11 +212,30 @@ def load_recipe(
     if not source.is_file():
         raise BadInput(f"there is no recipe {name!r}; choose one of {', '.join(recipe_names())}")
     tree = yaml.safe_load(source.read_text(encoding="utf-8"))
+    usual = parse_recipe(tree, what=f"recipe {name}")
     if config is not None:
         tree = _merge(tree, _read_yaml(config))
     for key, value in sorted((overrides or {}).items(), key=_outer_first):
         _set(tree, key, value)
-    return parse_recipe(tree, what=str(config or f"recipe {name}"))
+    recipe = parse_recipe(tree, what=str(config or f"recipe {name}"))
+    _refuse_idle_optimisers(recipe, usual)
+    return recipe
+
+
+def _refuse_idle_optimisers(recipe: Recipe, usual: Recipe) -> None:
+    """BadInput where the user, not the recipe's own file, sets an optimiser that does nothing."""
+    own = {(s.name, name): each for s in usual.stages for name, each in s.optimisers.items()}
+    faults = []
+    for stage in recipe.stages:
+        trains = getattr(stage.task, "trains", NETWORKS)
+        faults += [
+            f"stages.{stage.name}.optimisers.{name}: the task of this stage trains "
+            f"{' and '.join(trains)} only; take it out"
+            for name, settings in stage.optimisers.items()
+            if name not in trains and own.get((stage.name, name)) != settings
+        ]
+    if faults:
+        raise BadInput(faults)
 
 
 def parse_recipe(tree: Mapping[str, Any], *, what: str = "recipe") -> Recipe:

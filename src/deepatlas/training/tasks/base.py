@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -93,6 +94,20 @@ def make_part(table: Mapping[str, type], spec: Any, what: str) -> Any:
             "make it a dataclass"
         )
     return made
+
+
+def check_shares(settings: Any, *names: str) -> None:
+    """ValueError unless these settings, shares or probabilities, are 0 to 1."""
+    for name in names:
+        if not 0 <= getattr(settings, name) <= 1:
+            raise ValueError(f"{name} is a share, 0 to 1, not {getattr(settings, name)}")
+
+
+def check_weights(settings: Any, *names: str) -> None:
+    """ValueError unless these settings, weights of losses, are finite and at least 0."""
+    for name in names:
+        if not 0 <= getattr(settings, name) < math.inf:
+            raise ValueError(f"{name} is a weight, 0 or more, not {getattr(settings, name)}")
 
 
 def _is_part(made: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,14 @@ from deepatlas.losses.regularity import REGULARITIES
 from deepatlas.losses.similarity import SIMILARITIES
 from deepatlas.spatial.grid import sample
 from deepatlas.spatial.warp import warp
-from deepatlas.training.tasks.base import Context, Task, Terms, make_part
+from deepatlas.training.tasks.base import (
+    Context,
+    Task,
+    Terms,
+    check_shares,
+    check_weights,
+    make_part,
+)
 from deepatlas.training.tasks.predictions import Predictions
 from deepatlas.training.tasks.registration import add_alignment, compare, pair_of
 from deepatlas.training.tasks.segmentation import check_batch, supervised
@@ -84,8 +92,13 @@ class Joint:
         check_batch(self.batch)
         if min(self.registration_steps, self.segmentation_steps) < 0 or not self.trains:
             raise ValueError("a round needs at least one step of registration or segmentation")
-        if not 0 <= self.carried <= 1:
-            raise ValueError(f"carried is a probability, 0 to 1, not {self.carried}")
+        check_shares(self, "ramp", "labelled_pairs", "moving_labelled", "carried")
+        check_weights(
+            self, "regularity_weight", "anatomy_weight", "segmentation_anatomy_weight",
+            "supervised_weight",
+        )  # fmt: skip
+        if not 0 < self.sharpen < math.inf:
+            raise ValueError(f"sharpen must be positive, not {self.sharpen}")
         if self.atlases < 1:
             raise ValueError(f"atlases must be at least 1, not {self.atlases}")
 

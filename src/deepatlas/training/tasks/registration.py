@@ -14,7 +14,14 @@ from deepatlas.losses.regularity import REGULARITIES
 from deepatlas.losses.similarity import SIMILARITIES
 from deepatlas.networks.registration.base import Deformation
 from deepatlas.spatial.warp import warp
-from deepatlas.training.tasks.base import Context, Task, Terms, make_part
+from deepatlas.training.tasks.base import (
+    Context,
+    Task,
+    Terms,
+    check_shares,
+    check_weights,
+    make_part,
+)
 from deepatlas.training.tasks.segmentation import check_batch
 
 _COVERED = 0.99  # share of a voxel that must lie within the moving scan to be compared
@@ -50,6 +57,8 @@ class Registration:
         ):
             object.__setattr__(self, name, make_part(table, getattr(self, name), f"task.{name}"))
         check_batch(self.batch)
+        check_shares(self, "labelled_pairs")
+        check_weights(self, "regularity_weight", "anatomy_weight")
 
     @property
     def trains(self) -> tuple[str, ...]:
