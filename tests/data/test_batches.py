@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import pickle
 import random
 from collections import Counter
 from dataclasses import replace
@@ -13,10 +15,11 @@ from torch import Tensor
 
 from deepatlas.data.augment import Augmentation
 from deepatlas.data.batches import Batch, Batches, Draw, one_hot
-from deepatlas.data.prepare import Preparation, PreparedScan
+from deepatlas.data.prepare import Preparation, PreparedScan, inside
 from deepatlas.data.randomness import generator, permutation, seed_of, uniform
 from deepatlas.errors import BadInput
 from deepatlas.spatial.geometry import Geometry
+from deepatlas.spatial.matrix import to_matrix
 from deepatlas.spatial.transform import Affine
 
 SHAPE = (5, 4)
@@ -202,6 +205,24 @@ def test_padding_is_told_from_scan() -> None:
         if name == "case_01":
             expected[:, 4], expected[:, :, 0] = 0, 0
         assert torch.equal(item, expected)
+
+
+def test_padding_is_kept_in_little_memory() -> None:
+    """Of every scan that was ever drawn; a cohort may be larger than the memory."""
+    shape = (41, 43, 47)
+    grid = Geometry.axis_aligned(shape, (1.0, 1.5, 2.0))
+    matrix = to_matrix(torch.tensor([0.2, -0.1, 0.3, 4, -5, 6.0]).double(), torch.zeros(3), "rigid")
+    lies = Preparation(Geometry.axis_aligned((36, 40, 40), (1.0, 1.5, 2.0)), Affine(matrix))
+    scans = [
+        replace(scan(n, labelled=False), image=torch.zeros(1, *shape), preparation=lies)
+        for n in range(4)
+    ]
+    batches = Batches(scans, grid)
+    for step in range(20):
+        drawn = batches.draw({"x": Draw(2)}, 0, "a", step).scans["x"].inside
+        assert drawn is not None
+        assert torch.equal(drawn, inside(lies, grid).expand(2, 1, *shape).float())
+    assert len(pickle.dumps(batches._inside)) < 4 * math.prod(shape) / 20
 
 
 def test_moving_a_batch_to_a_device() -> None:
