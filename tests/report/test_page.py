@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from html.parser import HTMLParser
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,16 @@ def test_a_summary_without_numbers_still_gives_a_page(evaluated: RunFolder, tmp_
 def test_no_run_there(tmp_path: Path):
     with pytest.raises(BadInput, match="not a run folder"):
         write_report(RunFolder(tmp_path))
+
+
+def test_a_package_that_is_not_installed(run: RunFolder, monkeypatch: pytest.MonkeyPatch):
+    """Used from its source folder, where no metadata says a version."""
+
+    def lacking(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", lacking)
+    assert 'content="deepatlas unknown"' in write_report(run).read_text(encoding="utf-8")
 
 
 def test_the_same_run_gives_the_same_page(evaluated: RunFolder):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +26,7 @@ from deepatlas.report.recompute import Recomputed
 from deepatlas.report.results import Evaluation, read_evaluation
 from deepatlas.report.scoreboard import tables_section
 from deepatlas.report.theme import CSS, DOCUMENT
+from deepatlas.run.environment import version_of
 from deepatlas.run.folder import RunFolder
 
 Example = TypeVar("Example")
@@ -78,7 +78,7 @@ def write_report(
     ]
     name = run.path.resolve().name
     text = DOCUMENT.format(
-        version=version("deepatlas"),
+        version=version_of("deepatlas"),
         title=markup.text(f"{name} – deepatlas report"),
         heading=markup.text(name),
         lead=markup.text(lead(facts)),
