@@ -109,6 +109,18 @@ def test_pairs_are_of_two_scans() -> None:
         assert all(m != f for m, f in pairs)
 
 
+@pytest.mark.parametrize(("each", "different"), [(2, 2), (3, 3), (4, 3)])
+def test_several_for_one_scan_differ_while_there_are_others(each: int, different: int) -> None:
+    """Of three labelled scans."""
+    request = {"fixed": Draw(2, "no"), "moving": Draw(2 * each, "yes", apart_from="fixed")}
+    seen = Counter[str]()
+    for step in range(100):
+        ids = Batches(SCANS).draw(request, 0, "a", step).scans["moving"].ids
+        assert [len(set(ids[k::2])) for k in range(2)] == [different, different]
+        seen.update(ids[:2])
+    assert len(seen) == 3
+
+
 def test_every_scan_of_its_pool_is_drawn_alike() -> None:
     batches = Batches(SCANS)
     labelled = {s.id for s in SCANS if s.labels is not None}

@@ -86,7 +86,8 @@ class Draw:
     Parameters
     ----------
     apart_from : another group of the request, itself free; item i differs from its item i, and
-        where this group is larger, its items are taken in turn.
+        where this group is larger, its items are taken in turn, and those that share one differ
+        from each other as long as there are enough scans.
     """
 
     count: int
@@ -158,12 +159,14 @@ class Batches:
 
     def _choose(self, draw: Draw, others: list[int] | None, random: torch.Generator) -> list[int]:
         pool = self.pools[draw.labelled]
-        indices = []
+        indices: list[int] = []
         for item in range(draw.count):
             allowed = pool
             if others is not None:
-                other = others[item % len(others)]
-                allowed = [i for i in pool if i != other]
+                place = item % len(others)
+                allowed = [i for i in pool if i != others[place]]
+                drawn = indices[place :: len(others)]
+                allowed = [i for i in allowed if i not in drawn] or allowed
             if not allowed:
                 wanted = {"any": "", "yes": " with labels", "no": " without labels"}[draw.labelled]
                 raise BadInput(f"the recipe needs more training scans{wanted} than there are")
