@@ -76,8 +76,8 @@ def test_the_steps_of_the_stages_add_up(name: str, steps: int) -> None:
 
 
 def test_the_paper_has_its_ratio_weights_and_rates() -> None:
-    joint = load_recipe("da-paper").stages[-1]
-    task = joint.task
+    recipe = load_recipe("da-paper")
+    task = recipe.stages[-1].task
     assert (task.registration_steps, task.segmentation_steps) == (20, 1)
     weights = (task.anatomy_weight, task.segmentation_anatomy_weight, task.supervised_weight)
     assert weights == (3.0, 3.0, 3.0)
@@ -86,6 +86,8 @@ def test_the_paper_has_its_ratio_weights_and_rates() -> None:
         "Bending",
     )
     assert task.regularity_weight == 3.2
+    assert task.augment is not None  # which the paper has not, and so it says
+    assert "with our augmentation" in recipe.about
 
 
 def test_overrides_reach_every_depth() -> None:
