@@ -139,6 +139,13 @@ def test_a_damaged_file_is_named(
         getattr(run, read)
 
 
+def test_a_plan_of_another_version_is_named_with_its_folder(run: RunFolder) -> None:
+    run.write("plan.json", {**PLAN.to_json(), "version": 9})
+    with pytest.raises(BadInput, match="not a plan of this version") as caught:
+        _ = run.plan
+    assert str(caught.value).startswith(str(run.path / "plan.json"))
+
+
 @pytest.mark.parametrize("content", ["a: [", "training: {stepz: 1}", "- 1"])
 def test_a_damaged_config_is_named(content: str, run: RunFolder) -> None:
     (run.path / "config.yaml").write_text(content)

@@ -111,7 +111,7 @@ class Plan:
 
     @staticmethod
     def from_json(content: dict[str, Any], reference: Reference | None = None) -> Plan:
-        """The inverse of `to_json`, the reference given back; BadInput if it is not a plan."""
+        """The inverse of `to_json`, the reference given back; ValueError if it is not a plan."""
         try:
             if content["version"] != _VERSION:
                 raise ValueError(f"version {content['version']}, expected {_VERSION}")
@@ -138,9 +138,9 @@ class Plan:
                 reference=reference,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BadInput(
-                f"plan.json: not a plan of this version of deepatlas ({error}); "
-                "train the run again, or use the version that made it"
+            raise ValueError(
+                f"not a plan of this version of deepatlas ({error}); train the run again, or use "
+                "the version that made it"
             ) from error
 
 

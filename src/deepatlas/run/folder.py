@@ -90,7 +90,10 @@ class RunFolder:
         content = self._json("plan.json")
         path = self.path / "reference.safetensors"
         aligned = isinstance(content, dict) and content.get("align") in ALIGNED
-        return Plan.from_json(content, unpack(path) if aligned else None)
+        try:
+            return Plan.from_json(content, unpack(path) if aligned else None)
+        except ValueError as error:
+            raise BadInput(f"{self.path / 'plan.json'}: {error}") from None
 
     def write_plan(self, plan: Plan) -> None:
         """Write the plan, and beside it what scans are aligned to."""
