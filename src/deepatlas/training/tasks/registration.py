@@ -134,8 +134,8 @@ def pair_of(moving: Any, fixed: Any, count: int) -> Request:
 
 def add_alignment(
     terms: Terms, deformation: Deformation, config: Any, spacing_mm: Any, batch: Batch
-) -> Tensor:
-    """Add image similarity and regularity of a pair; returns the warped moving image.
+) -> None:
+    """Add image similarity and regularity of a pair.
 
     Only voxels that both scans cover are compared: else the borders of the fields of view, the
     strongest edges there are, would be registered to each other.
@@ -149,4 +149,3 @@ def add_alignment(
     terms.add("similarity", config.similarity(warped, fixed.image, mask))
     regularity = config.regularity(deformation.displacement, spacing_mm)
     terms.add("regularity", regularity, config.regularity_weight)
-    return warped
