@@ -298,6 +298,7 @@ def test_what_a_start_that_is_gone_had_seen(tmp_path: Path, cohort: Path) -> Non
     shutil.rmtree(first.path)
     summary = evaluate(run, cohort, tmp_path / "out")
     assert [r["seen"] for r in rows(tmp_path / "out" / "scans.csv")] == ["train", "train", ""]
+    assert summary["labels_seen"] == "3 + 0"  # a, b and c, each once
     assert sum("had seen other labels: 2 + 0" in note for note in summary["notes"]) == 2
     (run.path / "started_from.json").unlink()  # a run of before
     summary = evaluate(run, cohort, tmp_path / "out")

@@ -189,8 +189,10 @@ def write_run(
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     split = {
-        "train": [f"case_{n}" for n in range(30)], "validation": ["case_40"] * 10, "test": [],
-        "labelled": ["case_1"] * 5, "cohort": str(folder.parent / "cohort <1>"),
+        "train": [f"case_{n}" for n in range(30)], "test": [],
+        "labelled": [f"case_{n}" for n in range(5)],
+        "validation": [f"case_{n}" for n in range(40, 50)],
+        "cohort": str(folder.parent / "cohort <1>"),
     }  # fmt: skip
     state = {
         "stage": 3, "step": 300, "finished": True, "seconds": 1500.0,

@@ -230,6 +230,17 @@ def test_a_package_that_is_not_installed(run: RunFolder, monkeypatch: pytest.Mon
     assert 'content="deepatlas unknown"' in write_report(run).read_text(encoding="utf-8")
 
 
+def test_labels_that_only_the_start_has_seen_are_counted(run: RunFolder):
+    """Of the start five other labels, and one that chose there and trains here."""
+    start = {
+        "labelled": [f"case_{n}" for n in range(20, 25)],
+        "validation": ["case_0", "case_40"],
+        "cohort": run.split["cohort"],
+    }
+    run.write("started_from.json", [{"path": "baseline", "split": start, "weights": {}}])
+    assert "10 + 10 labels seen" in Page(write_report(run)).text
+
+
 def test_the_same_run_gives_the_same_page(evaluated: RunFolder):
     first = write_report(evaluated, source=Missing()).read_bytes()
     assert write_report(evaluated, source=Missing()).read_bytes() == first

@@ -12,7 +12,8 @@ import pytest
 
 from deepatlas.errors import BadInput
 from deepatlas.io.subject import Cohort, Subject
-from deepatlas.run.split import labels_seen, make_split
+from deepatlas.run.lineage import labels_seen
+from deepatlas.run.split import make_split
 
 IDS = [f"s{index:02d}" for index in range(20)]
 
@@ -36,7 +37,7 @@ def test_without_a_file_nothing_is_set_aside(cohort: Cohort) -> None:
     assert (split["train"], split["labelled"]) == (IDS, IDS[:16])
     assert split["validation"] == split["test"] == split["unused"] == []
     assert split["cohort"] == str(cohort.root.resolve())
-    assert labels_seen(split) == "16 + 0"
+    assert labels_seen([split]) == "16 + 0"
 
 
 def test_a_file_says_it_all(cohort: Cohort, tmp_path: Path) -> None:
@@ -47,7 +48,7 @@ def test_a_file_says_it_all(cohort: Cohort, tmp_path: Path) -> None:
     )  # fmt: skip
     assert split["labelled"] == ["s01", "s09"]
     assert split["unused"] == [n for n in IDS if n not in {*parts["train"], "s02", "s03", "s05"}]
-    assert labels_seen(split) == "2 + 2"
+    assert labels_seen([split]) == "2 + 2"
 
 
 @pytest.mark.parametrize("seed", range(5))

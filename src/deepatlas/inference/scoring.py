@@ -42,9 +42,8 @@ from deepatlas.io.layouts import read_cohort
 from deepatlas.io.subject import Cohort, Subject
 from deepatlas.run.environment import describe_environment
 from deepatlas.run.folder import RunFolder
-from deepatlas.run.lineage import ancestors
+from deepatlas.run.lineage import ancestors, labels_seen, splits
 from deepatlas.run.seen import seen_by
-from deepatlas.run.split import labels_seen
 from deepatlas.spatial.geometry import Volume
 from deepatlas.spatial.transform import resample
 
@@ -297,7 +296,7 @@ def _summary(
     rng = np.random.default_rng(seed)
     return {
         **{part: summarise(rows, rng) for part, rows in tables.items()},
-        "labels_seen": labels_seen(run.split),
+        "labels_seen": labels_seen(splits(run)),
         "align": run.plan.align,
         "groups": {part: summarise_groups(rows, rng) for part, rows in tables.items()},
         "per_structure": {
@@ -326,7 +325,7 @@ def _notes(run: RunFolder, work: Work, tables: Tables) -> list[str]:
         elif not set(earlier.split["labelled"]) <= set(run.split["labelled"]):
             notes.append(
                 f"the run started from {earlier.path}, which had seen other labels: "
-                f"{labels_seen(earlier.split)}"
+                f"{labels_seen([earlier.split])}"
             )
     if "registration" in tables and not work.pairs:
         notes.append("fewer than two labelled scans can be scored, so there is no pair")
@@ -339,8 +338,7 @@ def _notes(run: RunFolder, work: Work, tables: Tables) -> list[str]:
 
 def _seen(run: RunFolder, cohort: Cohort, facts: Survey) -> dict[str, str]:
     """In which part the run, or a run that it started from, saw each labelled scan."""
-    earlier = [one.split for one in ancestors(run) if one.split is not None]
-    return seen_by([run.split, *earlier], cohort, facts)
+    return seen_by(splits(run), cohort, facts)
 
 
 def _all_values(facts: Survey) -> tuple[int, ...]:

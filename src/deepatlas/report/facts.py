@@ -11,16 +11,23 @@ from typing import Any
 from deepatlas.data.plan import Plan
 from deepatlas.data.reference import Alignment
 from deepatlas.run.folder import RunFolder
+from deepatlas.run.lineage import labels_seen, splits
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A run as its folder tells it, finished or not."""
+    """A run as its folder tells it, finished or not.
+
+    Parameters
+    ----------
+    labels_seen : "N + V", see `run.lineage`; by it and the runs that it started from.
+    """
 
     path: Path
     config: Mapping[str, Any]
     plan: Plan
     split: Mapping[str, Any]
+    labels_seen: str
     environment: Mapping[str, Any]
     state: Mapping[str, Any]
     log: Sequence[Mapping[str, Any]]
@@ -30,11 +37,6 @@ class Facts:
     def recipe(self) -> str:
         """Name of the recipe."""
         return str(self.config.get("name") or "")
-
-    @property
-    def labels_seen(self) -> str:
-        """ "N + V": labels that trained the networks, and labels that chose them."""
-        return f"{len(self.split.get('labelled', ()))} + {len(self.split.get('validation', ()))}"
 
     @property
     def steps(self) -> int:
@@ -89,6 +91,7 @@ def read_facts(run: RunFolder) -> Facts:
         config=run.config,
         plan=run.plan,
         split=run.split,
+        labels_seen=labels_seen(splits(run)),
         environment=run.environment if (run.path / "environment.json").is_file() else {},
         state=run.state if (run.path / "state.json").is_file() else {},
         log=run.log(),

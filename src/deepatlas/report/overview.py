@@ -52,7 +52,7 @@ def summary_section(facts: Facts, evaluations: Sequence[Evaluation]) -> str:
     )
     about = (
         "<p>Labels seen: manual segmentations used for training, plus those of validation scans, "
-        "which only chose the model.</p>"
+        "which only chose the model; of this run and those that it started from.</p>"
     )
     return markup.section("summary", "Summary", table, about, _headline(facts, evaluations))
 

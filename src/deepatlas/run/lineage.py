@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,24 @@ def ancestors(run: RunFolder) -> list[Ancestor]:
         if not at.exists():
             break
     return found
+
+
+def splits(run: RunFolder) -> list[Mapping[str, Any]]:
+    """split.json of the run and of those it started from, as far as they are known."""
+    return [run.split, *(one.split for one in ancestors(run) if one.split is not None)]
+
+
+def labels_seen(known: Iterable[Mapping[str, Any]]) -> str:
+    """ "N + V": labels that trained networks, and others that chose them, by these splits.
+
+    A label file counts once, in whichever of the runs; it is told by its scan's id and its content.
+    """
+    trained, chose = set[tuple[str, str]](), set[tuple[str, str]]()
+    for split in known:
+        content, cohort = split.get("label_content") or {}, str(split.get("cohort"))
+        for part, into in (("labelled", trained), ("validation", chose)):
+            into |= {(name, content.get(name) or cohort) for name in split.get(part) or ()}
+    return f"{len(trained)} + {len(chose - trained)}"
 
 
 def record_of(start: RunFolder, networks: Collection[str]) -> list[dict[str, Any]]:

@@ -52,11 +52,6 @@ def make_split(
     }
 
 
-def labels_seen(split: Mapping[str, Any]) -> str:
-    """ "N + V": labels that trained the networks, and labels that chose them."""
-    return f"{len(split['labelled'])} + {len(split['validation'])}"
-
-
 def _own_split(cohort: Cohort) -> dict[str, list[str]]:
     """The split that the cohort brings along, or every scan for training."""
     if cohort.split is None:

@@ -29,7 +29,7 @@ from deepatlas.networks.segmentation import build_segmentation
 from deepatlas.run.changes import content_of, refuse_other_content, refuse_other_settings
 from deepatlas.run.environment import describe_environment
 from deepatlas.run.folder import RunFolder
-from deepatlas.run.lineage import ancestors, record_of
+from deepatlas.run.lineage import record_of, splits
 from deepatlas.run.lock import locked
 from deepatlas.run.seen import met, seen_by
 from deepatlas.run.split import PARTS, make_split
@@ -297,8 +297,7 @@ def _networks(job: Job, plan: Plan, start: RunFolder | None) -> nn.ModuleDict:
 
 def _say_what_was_seen(job: Job, facts: Survey, start: RunFolder) -> None:
     """Warn where scans that are set aside now have trained what the run starts from."""
-    known = [start.split, *(one.split for one in ancestors(start) if one.split is not None)]
-    for sentence in met(job.split, seen_by(known, _used(job), facts)):
+    for sentence in met(job.split, seen_by(splits(start), _used(job), facts)):
         logger.warning("%s: %s", start.path, sentence)
 
 
