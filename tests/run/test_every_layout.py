@@ -124,7 +124,7 @@ def test_a_table_with_a_split_column(flat: dict[str, Path], tmp_path: Path) -> N
     with pytest.raises(BadInput, match=r"split\.train: .*sub-03_ses-a_T1w"):
         train_tiny(table, tmp_path / "run", "segmentation", {"training__steps": 5})
     write([*parts[:4], "train", "test"])
-    with pytest.raises(BadInput, match=r"cohort\.csv: subject 'sub-03' is in train"):
+    with pytest.raises(BadInput, match=r"cohort\.csv: .* is of the subject sub-03, as"):
         train_tiny(table, tmp_path / "new", "segmentation", SHORT)
     with pytest.raises(BadInput, match="nowhere"):
         train_tiny(tmp_path / "nowhere.csv", tmp_path / "new", "segmentation", SHORT)

@@ -183,12 +183,12 @@ def test_scans_of_a_person_in_two_parts_are_refused(visits: Cohort, tmp_path: Pa
     with pytest.raises(BadInput) as caught:
         make_split(visits, split=path, labelled="all", seed=0)
     assert caught.value.faults == [
-        f"{path}: subject 'sub-{n}' is in train (sub-{n}_ses-a_T1w) and in {part} "
-        f"(sub-{n}_ses-b_T1w); put all scans of a subject into one part"
+        f"{path}: sub-{n}_ses-b_T1w is of the subject sub-{n}, as sub-{n}_ses-a_T1w, and the split "
+        f"puts one into {part} and the other into train; expected them in one part: move one"
         for n, part in ((0, "validation"), (2, "test"))
     ]
     own = replace(visits, split={part: tuple(ids) for part, ids in parts.items()})
-    with pytest.raises(BadInput, match="subject 'sub-0' is in train"):
+    with pytest.raises(BadInput, match="is of the subject sub-0"):
         make_split(own, split=None, labelled="all", seed=0)
 
 

@@ -17,7 +17,15 @@ def leaks(cohort: Cohort, parts: Mapping[str, Sequence[str]], facts: Survey) -> 
     ----------
     parts : part of the split to the ids of its scans.
     """
-    part_of = {name: part for part, names in parts.items() for name in names}
+    part_of = _part_of(parts)
+    copies = same_voxels(cohort, facts)
+    found = [_leak(scans, part_of, "has the same voxels as") for scans in copies]
+    return [*subjects_apart(cohort, parts), *(finding for finding in found if finding is not None)]
+
+
+def subjects_apart(cohort: Cohort, parts: Mapping[str, Sequence[str]]) -> list[Finding]:
+    """Subjects whose scans are in two of the parts; no file is read for it."""
+    part_of = _part_of(parts)
     subjects: dict[str, list[Subject]] = {}
     for scan in cohort.subjects:
         subjects.setdefault(scan.person, []).append(scan)
@@ -25,9 +33,11 @@ def leaks(cohort: Cohort, parts: Mapping[str, Sequence[str]], facts: Survey) -> 
         _leak(scans, part_of, f"is of the subject {subject}, as")
         for subject, scans in subjects.items()
     ]
-    copies = same_voxels(cohort, facts)
-    found += [_leak(scans, part_of, "has the same voxels as") for scans in copies]
     return [finding for finding in found if finding is not None]
+
+
+def _part_of(parts: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    return {name: part for part, names in parts.items() for name in names}
 
 
 def _leak(scans: Sequence[Subject], part_of: Mapping[str, str], how: str) -> Finding | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deepatlas.data.leaks import subjects_apart
 from deepatlas.data.randomness import permutation
 from deepatlas.errors import BadInput
 from deepatlas.io.json_file import load_json
@@ -38,7 +39,8 @@ def make_split(
     given = split or cohort.root
     parts = read_split(split, cohort) if split else _own_split(cohort)
     parts = {name: sorted(parts.get(name, [])) for name in PARTS}
-    _refuse_straddling(parts, cohort, given)
+    if apart := subjects_apart(cohort, parts):
+        raise BadInput([f"{given}: {finding.scan} {finding.text}" for finding in apart])
     if faults := unfit(parts, cohort, given):
         raise BadInput([*cohort.faults, *faults])
     have = {subject.id for subject in cohort.labelled}
@@ -77,24 +79,6 @@ def unfit(parts: Mapping[str, Sequence[str]], cohort: Cohort, given: Path) -> li
             "move them to train"
         )
     return faults
-
-
-def _refuse_straddling(parts: dict[str, list[str]], cohort: Cohort, given: Path) -> None:
-    """BadInput where scans of one person lie in two parts."""
-    person_of = {subject.id: subject.person for subject in cohort.subjects}
-    lies: dict[str, dict[str, str]] = {}
-    for part, ids in parts.items():
-        for name in ids:
-            lies.setdefault(person_of[name], {}).setdefault(part, name)
-    faults = []
-    for person, places in lies.items():
-        if len(places) > 1:
-            where = " and ".join(f"in {part} ({name})" for part, name in places.items())
-            faults.append(
-                f"{given}: subject {person!r} is {where}; put all scans of a subject into one part"
-            )
-    if faults:
-        raise BadInput(faults)
 
 
 def read_split(path: Path, cohort: Cohort) -> dict[str, list[str]]:
