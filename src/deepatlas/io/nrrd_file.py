@@ -119,8 +119,9 @@ def _header(fields: dict[str, Any], path: Path) -> nib.Nifti2Header:
     placed[:d, :m] = axes.T[:d, :m]
     placed[:d, 3] = origin[:d]
     if m < d:  # a slice in space, whose plane may be any
-        across = np.cross(placed[:3, 0], placed[:3, 1])
-        placed[:3, 2] = across / (np.linalg.norm(across) or 1.0)
+        with np.errstate(all="ignore"):  # a damaged header is refused below
+            across = np.cross(placed[:3, 0], placed[:3, 1])
+            placed[:3, 2] = across / (np.linalg.norm(across) or 1.0)
     space = str(fields.get("space", "")).lower().removesuffix("-time").removesuffix("t")
     turn = np.diag([*_TO_RAS.get(space, (-1, -1, 1)), 1.0])
     return from_other_format(shape, dtype, turn @ placed, path)
