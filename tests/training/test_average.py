@@ -58,7 +58,7 @@ def test_an_average_follows_the_weights() -> None:
     assert averages.networks["b"] is networks["b"]
     assert not averages.networks["a"].weight.requires_grad
     averages.settle()
-    assert float(networks["a"].weight) == pytest.approx(expected, rel=1e-5)
+    assert networks["a"].weight.item() == pytest.approx(expected, rel=1e-5)
     assert networks["a"].weight.requires_grad
 
 

@@ -207,7 +207,8 @@ def _has_place(matrix: np.ndarray, ndim: int) -> bool:
     """Whether a (4, 4) placement is finite, its voxels have a size and its axes are independent."""
     if not np.isfinite(matrix).all():
         return False
-    sizes = np.linalg.norm(matrix[:3, :ndim], axis=0)
+    with np.errstate(over="ignore"):  # infinite is refused as well
+        sizes = np.linalg.norm(matrix[:3, :ndim], axis=0)
     sensible = bool(((sizes > _SMALLEST_MM) & (sizes < _LARGEST_MM)).all())
     return sensible and np.linalg.matrix_rank(matrix[:3, :ndim]) == ndim
 
