@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +16,8 @@ from deepatlas.io.images import write_image, write_labels
 from deepatlas.run.folder import RunFolder
 from deepatlas.run.train import train
 
+TRAIN = ["s00", "s01", "s02", "s05", "s06"]
+SHORT = {"training__steps": 3}
 SHAPES = {2: (24, 20), 3: (16, 20, 12)}
 SMALL: dict[str, dict[str, Any]] = {
     "segmentation": {"features": [4, 8]},
@@ -119,3 +122,8 @@ def lines(run: RunFolder) -> list[dict[str, Any]]:
         for event in run.log()
         if event["event"] != "note"
     ]
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> str:
+    """All that was said."""
+    return "\n".join(record.getMessage() for record in caplog.records)
