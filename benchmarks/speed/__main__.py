@@ -7,7 +7,8 @@
 
     python -m benchmarks.speed --as-command         in a process as our commands set theirs up
 
-Writes speed.json, speed.md and speed.png: all rows to docs/results, some of them to build/speed.
+Writes speed.json, speed.md and speed.png: to docs/results, with --small, --only or --as-command to
+build/speed.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="a folder")
     given = parser.parse_args()
     if given.out is None:
-        part = given.small or given.only
+        part = given.small or given.only or given.as_command
         given.out = ROOT / ("build/speed" if part else "docs/results")
     return given
 

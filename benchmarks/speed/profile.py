@@ -103,7 +103,7 @@ def profiled(step: Callable[[], Any], ceiling: float, *, goes: int = 7) -> dict[
 
 def _own_times(step: Callable[[], Any]) -> dict[str, float]:
     """Seconds of each operation by itself, without those it calls."""
-    gpu = torch.cuda.is_available()
+    gpu = torch.get_default_device().type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as record:
         step()
         finish()

@@ -14,7 +14,7 @@ import torch
 pytest.importorskip("monai")
 
 from benchmarks.speed import memory, report, results
-from benchmarks.speed.__main__ import main
+from benchmarks.speed.__main__ import ROOT, arguments, command, main
 from benchmarks.speed.agreement import agreement
 from benchmarks.speed.figure import draw
 from benchmarks.speed.machine import convolution_flops
@@ -202,6 +202,29 @@ def test_an_unknown_row_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", threads)
     with pytest.raises(SystemExit, match="no row nonsense; choose of tutorial-registration"):
         main()
+
+
+@pytest.mark.parametrize("more", [[], ["--small"], ["--only", "warp"], ["--as-command"]])
+def test_only_the_whole_bench_replaces_what_is_published(
+    more: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["speed", *more])
+    assert arguments().out == ROOT / ("build/speed" if more else "docs/results")
+    assert command() == " ".join(["python -m benchmarks.speed", *more])
+    monkeypatch.setattr(sys, "argv", ["speed", *more, "--out", "x y"])
+    assert arguments().out == Path("x y")
+    assert command().endswith("--out 'x y'")
+
+
+def test_the_page_says_how_the_process_was_set_up_and_which_code_ran() -> None:
+    found = _found([])
+    found["machine"] |= {"commit": "abc+", "command": "python -m x"}
+    assert "our commands set theirs up" not in report.page(found)
+    found["machine"]["as_command"] = True
+    page = report.page(found)
+    assert "our commands set theirs up" in page
+    assert "(abc+)" in page
+    assert "`python -m x`" in page
 
 
 def _tutorial(which: str, medians: tuple[float, float]) -> dict:
