@@ -36,6 +36,18 @@ def test_nothing_is_set_for_a_torch_that_is_loaded() -> None:
     assert said(run + SHOW) == "None None"
 
 
+def test_a_command_looks_for_garbage_seldom_and_not_at_its_end() -> None:
+    late = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0));"
+    run = "from deepatlas.cli import main; main(['convert', 'nowhere', '--out', 'x']);"
+    assert said(late + run + "print(gc.get_threshold()[0] > 10_000)") == "True\nTrue"
+
+
+def test_garbage_is_looked_for_as_ever_where_torch_is_loaded() -> None:
+    run = "import gc, torch; before = gc.get_threshold();"
+    call = "from deepatlas.process import collect_seldom as c; c();"
+    assert said(run + call + "print(gc.get_threshold() == before)") == "True"
+
+
 def test_memory_that_is_freed_stays_with_the_process() -> None:
     """Not one page in four is taken anew; some are where the system takes idle ones back."""
     code = """

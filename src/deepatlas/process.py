@@ -3,11 +3,16 @@
 Training allocates and frees the same large tensors at every step. By default each comes fresh
 from the system, page by page, and is given back when freed; and threads of PyTorch that wait spin,
 at the expense of the compiled kernels' own. What a user has set in the environment stands.
+
+Loading torch and numba makes half a million objects that stay, and Python would look through them
+all for garbage a dozen times: a second of every command.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import os
 import sys
 
@@ -15,6 +20,7 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",  # waiting threads sleep
     "THP_MEM_ALLOC_ENABLE": "1",  # tensors on pages of 2 MiB where the system grants them (Linux)
 }
+_SELDOM = (20_000, 10, 10)  # new objects, and collections of these, until Python looks for garbage
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt(3)
 
 
@@ -23,6 +29,16 @@ def prepare_environment() -> None:
     if "torch" not in sys.modules:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+
+
+def collect_seldom() -> None:
+    """Let Python look for cyclic garbage seldom, and not once more when the process ends.
+
+    Nothing where torch is loaded. What no cycle holds, tensors among it, is freed at once as ever.
+    """
+    if "torch" not in sys.modules:
+        gc.set_threshold(*_SELDOM)
+        atexit.register(gc.freeze)
 
 
 def keep_freed_memory() -> None:

@@ -30,7 +30,7 @@ from deepatlas.cli import (
     warp,
 )
 from deepatlas.errors import DeepAtlasError
-from deepatlas.process import prepare_environment
+from deepatlas.process import collect_seldom, prepare_environment
 
 COMMANDS = (
     check, train, segment, register, warp, convert, jacobian, evaluate, report, phantom, demo,
@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = build_parser().parse_args(argv)
     prepare_environment()
+    collect_seldom()
     try:
         with console.logging_to_stderr(args.verbosity):
             code: int = args.run(args) or 0
