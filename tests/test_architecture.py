@@ -136,7 +136,11 @@ def test_spatial_needs_torch_alone(path: Path) -> None:
     assert tops - set(sys.stdlib_module_names) <= {"torch", "deepatlas"}
 
 
-@per_file
+@pytest.mark.parametrize(
+    "path",
+    sorted(p for part in ("src", "tests", "benchmarks") for p in (ROOT / part).rglob("*.py")),
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
 def test_sizes(path: Path) -> None:
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= LINES_OF_A_FILE, f"{path} has {lines} lines; split it"

@@ -14,6 +14,8 @@ from deepatlas.compute import (
     deterministic,
     free_in_group,
     free_memory,
+    in_words,
+    parse_memory,
     threads_each,
     use_threads,
 )
@@ -141,3 +143,24 @@ def test_memory_left_by_the_limits_of_groups(name: str, tmp_path: Path) -> None:
 def test_free_memory_is_known_without_groups(tmp_path: Path) -> None:
     assert free_in_group(tmp_path / "none", tmp_path) is None
     assert free_memory() > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("8GB", 8e9), ("8G", 8e9), ("8g", 8e9), ("800MB", 8e8), ("800 mb", 8e8), ("1.5GB", 1.5e9),
+        ("2GiB", 2**31), ("64k", 64e3), ("1TB", 1e12), ("123456", 123456), (123456, 123456),
+    ],
+)  # fmt: skip
+def test_amounts_of_memory(text: str | int, size: float) -> None:
+    assert parse_memory(text) == int(size)
+
+
+@pytest.mark.parametrize("text", ["", "lots", "8 apples", "-1GB", "GB", "1e9", "8iB", "0", "0GB"])
+def test_what_is_no_amount(text: str) -> None:
+    with pytest.raises(BadInput, match="say 8GB"):
+        parse_memory(text)
+
+
+def test_amounts_in_words() -> None:
+    assert (in_words(1.234e9), in_words(5e6)) == ("1.23 GB", "5 MB")

@@ -1,4 +1,4 @@
-"""Memory: what users may say, what is counted before a case starts, and what is kept to."""
+"""Memory: what is counted before a case starts, and what is kept to."""
 
 from __future__ import annotations
 
@@ -8,12 +8,8 @@ import re
 import subprocess
 import sys
 import threading
-import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -22,12 +18,10 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves it out
 sys.path.insert(0, str(Path(__file__).parents[1] / "io"))
 
-from dicom_files import write_series
 from test_session import PLANS, SMALL, VALUES, importable, make_run, oblique, write_scan
 
 from benchmarks.speed.memory import call
-from deepatlas.compute import half_pays, in_words, parse_memory, used_memory
-from deepatlas.data.intensity import match
+from deepatlas.compute import half_pays, parse_memory, used_memory
 from deepatlas.data.plan import Plan
 from deepatlas.errors import BadInput
 from deepatlas.inference.chain import warp
@@ -38,17 +32,15 @@ from deepatlas.inference.memory import (
     for_field,
     for_inverse,
     held,
-    slab,
-    to_read,
 )
 from deepatlas.inference.register import register, write_registration
 from deepatlas.inference.segment import segment
 from deepatlas.inference.session import Session
-from deepatlas.io.images import read_image, read_labels, write_image
+from deepatlas.io.images import read_labels, write_image
 from deepatlas.io.transforms import write_transform
 from deepatlas.networks.segmentation import build_segmentation
 from deepatlas.run.folder import RunFolder
-from deepatlas.spatial.geometry import SLAB_POINTS, Geometry, Volume
+from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.transform import (
     FADE_VOXELS,
     Affine,
@@ -60,27 +52,6 @@ from deepatlas.spatial.transform import (
 from deepatlas.training.recipe import load_recipe
 
 __all__ = ["importable"]  # a fixture
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("8GB", 8e9), ("8G", 8e9), ("8g", 8e9), ("800MB", 8e8), ("800 mb", 8e8), ("1.5GB", 1.5e9),
-        ("2GiB", 2**31), ("64k", 64e3), ("1TB", 1e12), ("123456", 123456), (123456, 123456),
-    ],
-)  # fmt: skip
-def test_amounts_of_memory(text: str | int, size: float) -> None:
-    assert parse_memory(text) == int(size)
-
-
-@pytest.mark.parametrize("text", ["", "lots", "8 apples", "-1GB", "GB", "1e9", "8iB", "0", "0GB"])
-def test_what_is_no_amount(text: str) -> None:
-    with pytest.raises(BadInput, match="say 8GB"):
-        parse_memory(text)
-
-
-def test_amounts_in_words() -> None:
-    assert (in_words(1.234e9), in_words(5e6)) == ("1.23 GB", "5 MB")
 
 
 def test_tensors_are_counted_as_they_come_and_go() -> None:
@@ -375,60 +346,6 @@ def test_too_little_for_the_inverse(tmp_path: Path) -> None:
         write_registration(find, **given, max_memory=used_memory() + (100 << 20) + int(0.7 * need))
     written = {file.name for file in (tmp_path / "out").iterdir()}
     assert written >= {"moved.nii.gz", "transform.h5", "transform.json"}
-
-
-def test_reading_counts_the_histogram_and_planes_of_many_points(tmp_path: Path) -> None:
-    path = tmp_path / "scan.nii.gz"
-    write_scan(path, oblique(3))
-    voxels, grid = math.prod(oblique(3).shape), PLANS[3].shape
-    assert to_read(path, grid, matched=True) - to_read(path, grid) == 15 * voxels
-    assert to_read(path, (2, 1024, 1024)) - to_read(path, grid) == 320 * (1024**2 - SLAB_POINTS)
-    image = torch.rand(60, 60, 60)
-    tracemalloc.start()
-    match(image, [n / 20 for n in range(1, 20)])
-    most = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert most < (28 - 4 - 4) * image.numel()  # the scan itself, as read and as scaled, aside
-
-
-def most_held(read: Callable[[Path], object], path: Path) -> int:
-    read(path)  # libraries are loaded at the first
-    tracemalloc.start()
-    read(path)
-    most = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return most
-
-
-@pytest.mark.parametrize("scale", [None, (1, -1024), (0.5, 0)])
-def test_reading_a_series_takes_what_is_counted(
-    scale: tuple[float, float] | None, tmp_path: Path
-) -> None:
-    def change(made: Any, number: int) -> None:
-        if scale is not None:
-            made.RescaleSlope, made.RescaleIntercept = scale
-
-    shape = (160, 160, 24)
-    values = np.arange(math.prod(shape)).reshape(shape).astype("int16")
-    folder = write_series(tmp_path / "s", values, np.diag([-1.0, -1.0, 1.0, 1.0]), change=change)
-    assert most_held(read_image, folder) < to_read(folder, shape) - slab(shape)
-
-
-@pytest.mark.parametrize("slope", [None, 2.0])
-@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
-def test_reading_labels_and_scaled_scans_takes_what_is_counted(
-    dtype: str, ending: str, slope: float | None, tmp_path: Path
-) -> None:
-    generator, shape = np.random.default_rng(0), (90, 80, 70)
-    image = nib.Nifti1Image(generator.integers(0, 40, shape).astype(dtype), np.eye(4))
-    image.header.set_slope_inter(slope or 1, 0)
-    path = tmp_path / f"a{ending}"
-    image.to_filename(path)
-    beside = slab(shape) - 2**18  # bytes whatever the scan
-    assert most_held(read_labels, path) < to_read(path, shape, labels=True) - beside
-    if slope is not None:
-        assert most_held(read_image, path) < to_read(path, shape) - beside
 
 
 def test_half_precision_is_used_where_the_device_has_it(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves it out
 
-from test_scoring import GRID, PLAN, Ideal, cohort, ideal, labels_of, make_run, rows
+from ideal_run import GRID, PLAN, Ideal, cohort, ideal, labels_of, make_run, rows
 from test_session import PLANS, importable, oblique, write_scan
 from test_session import make_run as make_small_run
 

@@ -2,123 +2,44 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
-from dataclasses import replace
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from deepatlas.data.plan import Plan
+sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves it out
+
+from ideal_run import (
+    AFFINE,
+    GRID,
+    LABELLED,
+    SHAPE,
+    Ideal,
+    cohort,
+    ideal,
+    labels_of,
+    make_run,
+    rows,
+    write_pairs,
+)
+
 from deepatlas.data.survey import survey
 from deepatlas.errors import BadInput
 from deepatlas.evaluation.tables import flatten
 from deepatlas.inference import scoring
 from deepatlas.inference.scoring import evaluate
-from deepatlas.inference.selection import choose_pairs, default_pairs, read_pairs
-from deepatlas.io.images import read_labels, write_image, write_labels
+from deepatlas.io.images import read_labels, write_labels
 from deepatlas.io.layouts import read_cohort
-from deepatlas.io.subject import Cohort, Subject
 from deepatlas.run.folder import RunFolder
 from deepatlas.run.lineage import record_of
-from deepatlas.run.seen import scans_seen
 from deepatlas.spatial.geometry import Geometry, Volume
-from deepatlas.spatial.transform import Affine, Transform
 from deepatlas.training.recipe import load_recipe
 
-SHAPE = (14, 12, 9)
-STEP = 2  # voxels along the first axis between neighbouring scans
-AFFINE = torch.tensor(
-    [[0.0, -1.5, 0.0, 40.0], [0.8, 0.0, 0.0, -7.0], [0.0, 0.0, 2.0, 3.0], [0.0, 0.0, 0.0, 1.0]]
-)
-GRID = Geometry(SHAPE, AFFINE)
-PLAN = Plan(
-    (16, 16, 16), (1.5, 0.8, 2.0), (0.0, 0.0, 0.0), label_values=(3, 700), label_dtype="int16"
-)
-LABELLED = ["a", "b", "c", "d"]
-SPLIT: dict[str, Any] = {
-    "train": ["a", "u"], "validation": [], "test": ["b", "c", "d"], "labelled": ["a"],
-}  # fmt: skip
-
-
-def place_of(scan: str) -> int:
-    return 1 + STEP * LABELLED.index(scan)
-
-
-def labels_of(scan: str) -> torch.Tensor:
-    """Two boxes, further along the first axis for every scan."""
-    labels = torch.zeros(SHAPE, dtype=torch.int64)
-    first = place_of(scan)
-    labels[first : first + 3, 2:6, 2:7] = 3
-    labels[first : first + 3, 6:9, 2:7] = 700
-    return labels
-
-
-@pytest.fixture
-def cohort(tmp_path: Path) -> Path:
-    """Four labelled scans on an oblique anisotropic grid, and one without labels."""
-    root = tmp_path / "cohort"
-    rng = torch.Generator().manual_seed(0)
-    for scan in [*LABELLED, "u"]:
-        image = Volume(torch.rand(SHAPE, generator=rng), GRID)
-        write_image(root / "images" / f"{scan}.nii.gz", image)
-    for scan in LABELLED:
-        path = root / "labels" / f"{scan}.nii.gz"
-        write_labels(path, Volume(labels_of(scan), GRID), "int16")
-    return root
-
-
-def make_run(path: Path, cohort: Path, **split: Any) -> RunFolder:
-    run = RunFolder(path)
-    run.write_config(load_recipe("baseline"))
-    run.write("plan.json", PLAN.to_json())
-    run.write("split.json", {**SPLIT, "cohort": str(cohort.resolve()), **split})
-    run.write("state.json", {"finished": True})
-    return run
-
-
-class Ideal:
-    """A session whose segmentations miss 700 in scan c, and whose registrations are exact."""
-
-    networks: tuple[str, ...] = ("segmentation", "registration")
-    missed = "c"
-
-    def __init__(self, run: RunFolder, device: Any, max_memory: Any = None) -> None:
-        self.run = run
-        self.plan = run.plan
-
-    def segment(self, image: Path) -> Volume:
-        scan = image.name.split(".")[0]
-        labels = labels_of(scan)
-        return Volume(
-            torch.where(labels == 700, 0, labels) if scan == self.missed else labels, GRID
-        )
-
-    def register(self, *, moving: Path, fixed: Path) -> Transform:
-        steps = place_of(moving.name[0]) - place_of(fixed.name[0])
-        return Affine.translation(AFFINE[:3, 0].double() * steps)
-
-    def alignment(self, *, moving: Path, fixed: Path) -> Transform:
-        return Affine.translation([0.0, 0.0, 0.0])
-
-
-@pytest.fixture
-def ideal(monkeypatch: pytest.MonkeyPatch) -> type[Ideal]:
-    monkeypatch.setattr(scoring, "Session", Ideal)
-    return Ideal
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write_pairs(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
-    return path
+__all__ = ["cohort", "ideal"]  # fixtures
 
 
 @pytest.mark.usefixtures("ideal")
@@ -335,95 +256,6 @@ def test_against_other_runs_on_the_same_scans(
     theirs = json.loads((out / "against" / "seen" / "summary.json").read_text())
     assert theirs["segmentation"]["dice"]["n"] == 2
     assert not others[0].evaluations()
-
-
-def test_default_pairs() -> None:
-    assert default_pairs(["2", "1", "3", "4"], 4) == [
-        ("4", "1"),
-        ("3", "2"),
-        ("2", "3"),
-        ("1", "4"),
-    ]
-    assert default_pairs(["1", "2", "3"], 40) == [
-        ("3", "1"), ("1", "3"), ("2", "1"), ("1", "2"), ("3", "2"), ("2", "3"),
-    ]  # fmt: skip
-    assert default_pairs(["1"], 40) == []
-    many = [f"{i:06d}" for i in range(100_000)]  # of which there are too many pairs to list
-    assert default_pairs(many, 2) == [("099999", "000000"), ("099998", "000001")]
-    many = default_pairs([f"{i:03d}" for i in range(40)], 100)
-    assert len(set(many)) == len(many) == 100
-    assert many[:40] == [(f"{39 - i:03d}", f"{i:03d}") for i in range(40)]
-
-
-def test_default_pairs_are_of_two_persons() -> None:
-    persons = {"1": "x", "2": "x", "3": "y", "4": "y"}
-    pairs = default_pairs(list(persons), 40, persons)
-    assert sorted(pairs) == [
-        ("1", "3"), ("1", "4"), ("2", "3"), ("2", "4"), ("3", "1"), ("3", "2"), ("4", "1"),
-        ("4", "2"),
-    ]  # fmt: skip
-    assert len(default_pairs(["1", "2"], 40, persons)) == 2  # of one person: all there is
-
-
-def test_the_cohorts_own_pairs_come_first() -> None:
-    scans = tuple(Subject(name, Path(name), Path(name)) for name in "abcd")
-    own = (("a", "b"), ("c", "d"), ("b", "a"))
-    cohort = Cohort(Path(), scans, pairs=own)
-    assert choose_pairs(cohort, scans, 40) == list(own)
-    assert choose_pairs(cohort, scans, 2) == list(own[:2])
-    assert choose_pairs(cohort, scans[:2], 40) == [("a", "b"), ("b", "a")]
-    assert choose_pairs(cohort, scans[1:3], 40) == [("c", "b"), ("b", "c")]
-
-
-def test_a_scan_of_a_person_that_was_seen_is_seen(cohort: Path) -> None:
-    scans = read_cohort(cohort)
-    twins = tuple(replace(s, person="x") if s.id in "ad" else s for s in scans.subjects)
-    found = survey(scans)
-    split = {**SPLIT, "test": [], "cohort": str(cohort)}
-    seen = scans_seen(split, replace(scans, subjects=twins), found)
-    assert seen == {"a": "train", "b": "", "c": "", "d": "train"}
-    assert scans_seen(split, scans, found)["d"] == ""
-
-
-def test_a_copy_of_a_scan_that_was_seen_is_seen(cohort: Path) -> None:
-    copied = (cohort / "images" / "a.nii.gz").read_bytes()
-    (cohort / "images" / "d.nii.gz").write_bytes(copied)
-    scans = read_cohort(cohort)
-    found = survey(scans)
-    content = {name: facts.image.digest for name, facts in found.items()}
-    split = {**SPLIT, "test": [], "cohort": str(cohort), "content": content}
-    assert scans_seen(split, scans, found) == {"a": "train", "b": "", "c": "", "d": "train"}
-
-
-def test_faults_of_a_pairs_file_are_listed_together(tmp_path: Path, cohort: Path) -> None:
-    scans = read_cohort(cohort)
-    path = write_pairs(tmp_path / "p.csv", "moving,fixed\na,b\nz,b\na,u\nc,c\na,b\nd\n")
-    with pytest.raises(BadInput) as caught:
-        read_pairs(path, scans)
-    lines = [fault.split(": ", 1)[0] for fault in caught.value.faults]
-    assert lines == [f"{path}, line {n}" for n in (3, 4, 5, 6, 7)]
-    expected = ["no scan 'z'", "'u' has no label map", "itself", "line 2 already", "no scan ''"]
-    for fault, part in zip(caught.value.faults, expected, strict=True):
-        assert part in fault
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a,b\nc,d\n", "no column moving and no column fixed"),
-        ("", "an empty file"),
-        ("moving,fixed\n", "has no pairs"),
-    ],
-)
-def test_a_file_that_holds_no_pairs(tmp_path: Path, cohort: Path, text: str, message: str) -> None:
-    path = write_pairs(tmp_path / "p.csv", text)
-    with pytest.raises(BadInput, match=message):
-        read_pairs(path, read_cohort(cohort))
-
-
-def test_a_pairs_file_that_is_not_there(tmp_path: Path, cohort: Path) -> None:
-    with pytest.raises(BadInput, match=r"none\.csv: cannot be read"):
-        read_pairs(tmp_path / "none.csv", read_cohort(cohort))
 
 
 @pytest.mark.usefixtures("ideal")

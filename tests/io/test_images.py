@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves it out
 
-from dicom_files import write_frames
+from image_files import (
+    INTEGERS,
+    LPS,
+    SCANS,
+    SHAPE,
+    big_endian_mha,
+    big_endian_nrrd,
+    by_itk,
+    corners_by_itk,
+    flips,
+    itk_formats,
+    numbers,
+    oblique,
+    save,
+    save_mgh,
+)
 
 from deepatlas.data.check import check_cohort
 from deepatlas.errors import BadInput
@@ -28,7 +38,6 @@ from deepatlas.io.images import (
     decode_header,
     is_scan,
     nifti_name,
-    read_content,
     read_geometry,
     read_header,
     read_image,
@@ -40,60 +49,6 @@ from deepatlas.io.layouts import read_cohort
 from deepatlas.spatial.geometry import Geometry, Volume
 
 sitk = pytest.importorskip("SimpleITK")
-
-SHAPE = (7, 5, 4)
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-INTEGERS = ["uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
-
-
-def oblique(flip: tuple[int, int, int] = (1, 1, 1)) -> np.ndarray:
-    """(4, 4) RAS: turned about two axes, anisotropic, far from the origin."""
-    c, s = math.cos(0.4), math.sin(0.4)
-    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ [[1, 0, 0], [0, c, -s], [0, s, c]]
-    affine = np.eye(4)
-    affine[:3, :3] = turn @ np.diag(np.array([0.8, 1.3, 2.5]) * flip)
-    affine[:3, 3] = -31.5, 12.25, 70.0
-    return affine
-
-
-def numbers(dtype: str = "int16", shape: tuple[int, ...] = SHAPE) -> np.ndarray:
-    return np.arange(math.prod(shape)).reshape(shape).astype(dtype)
-
-
-def by_itk(values: np.ndarray, affine: np.ndarray | None = None) -> Any:
-    """SimpleITK's image of values (i, j[, k]) at a RAS placement."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(values.T))
-    if affine is not None:
-        d = values.ndim
-        lps = (LPS @ affine)[:3]
-        spacing = np.linalg.norm(lps[:d, :d], axis=0)
-        image.SetSpacing(spacing.tolist())
-        image.SetDirection((lps[:d, :d] / spacing).ravel().tolist())
-        image.SetOrigin(lps[:d, 3].tolist())
-    return image
-
-
-def save(path: Path, values: np.ndarray, affine: np.ndarray | None = None, **how: Any) -> Path:
-    sitk.WriteImage(by_itk(values, affine), str(path), **how)
-    return path
-
-
-def save_mgh(path: Path, values: np.ndarray, affine: np.ndarray) -> Path:
-    nib.MGHImage(values, affine).to_filename(path)
-    return path
-
-
-def corners_by_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Some indices of a file, and their places (RAS mm) to ITK."""
-    image = sitk.ReadImage(str(path))
-    corners = np.array(list(np.ndindex(*[2] * image.GetDimension())))
-    index = corners * (np.array(image.GetSize()) - 1)
-    points = [image.TransformIndexToPhysicalPoint(i.tolist()) for i in index]
-    return index, np.array(points) * [-1, -1, 1][: image.GetDimension()]
-
-
-flips = pytest.mark.parametrize("flip", [(1, 1, 1), (-1, 1, 1), (1, -1, -1), (-1, -1, 1)])
-itk_formats = pytest.mark.parametrize("ending", [".mha", ".mhd", ".nrrd"])
 
 
 @flips
@@ -149,24 +104,6 @@ def test_values_of_freesurfer_arrive(dtype: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels.data, numbers("int64"))
 
 
-def big_endian_mha(values: np.ndarray) -> bytes:
-    header = (
-        "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = True\n"
-        "CompressedData = False\nElementSpacing = 1 2 3\nDimSize = 7 5 4\n"
-        "ElementType = MET_SHORT\nElementDataFile = LOCAL\n"
-    )
-    return header.encode() + values.T.astype(">i2").tobytes()
-
-
-def big_endian_nrrd(values: np.ndarray) -> bytes:
-    header = (
-        "NRRD0004\ntype: short\ndimension: 3\nspace: right-anterior-superior\nsizes: 7 5 4\n"
-        "space directions: (1,0,0) (0,2,0) (0,0,3)\nspace origin: (4,5,6)\nendian: big\n"
-        "encoding: raw\n\n"
-    )
-    return header.encode() + values.T.astype(">i2").tobytes()
-
-
 @pytest.mark.parametrize(
     ("ending", "make", "affine"),
     [
@@ -215,124 +152,6 @@ def test_a_slice_and_a_volume_of_four_axes(ending: str, tmp_path: Path) -> None:
     sitk.WriteImage(sitk.JoinSeries([by_itk(numbers())] * 2), str(tmp_path / f"two{ending}"))
     with pytest.raises(BadInput, match=rf"two\{ending}: holds several volumes \(7x5x4x2"):
         read_image(tmp_path / f"two{ending}")
-
-
-@pytest.mark.parametrize("ending", [".png", ".tif", ".tiff"])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-def test_pictures_lie_as_in_itk(ending: str, dtype: str, tmp_path: Path) -> None:
-    values = numbers(dtype, (6, 5)) * np.dtype(dtype).type(8 if dtype == "uint8" else 2000)
-    path = save(tmp_path / f"a{ending}", values)
-    found = read_image(path)
-    np.testing.assert_array_equal(found.data, values.astype("f4"))
-    assert found.geometry.spacing_mm == (1.0, 1.0)
-    index, places = corners_by_itk(path)
-    np.testing.assert_allclose(found.geometry.to_mm(torch.from_numpy(index)), places)
-    labels, kept = read_labels(path)
-    assert kept == dtype
-    np.testing.assert_array_equal(labels.data, values)
-
-
-@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "uint32", "float32"])
-def test_tiff_of_more_types(dtype: str, tmp_path: Path) -> None:
-    values = numbers(dtype, (6, 5))
-    if dtype != "uint32":
-        values = values - values.dtype.type(9)
-    else:
-        values += np.uint32(2**31)
-    path = save(tmp_path / "a.tif", values)
-    np.testing.assert_array_equal(read_image(path).data, values.astype("f4"))
-    labels, kept = read_labels(path)
-    np.testing.assert_array_equal(labels.data, values.astype("i8"))
-    assert kept == (dtype if dtype != "float32" else "int16")
-
-
-def test_pictures_of_big_endian_double_and_black_and_white(tmp_path: Path) -> None:
-    values = numbers("uint16", (6, 5)) * np.uint16(900)
-    Image.frombytes("I;16B", (6, 5), values.T.astype(">u2").tobytes()).save(tmp_path / "big.tif")
-    np.testing.assert_array_equal(read_image(tmp_path / "big.tif").data, values.astype("f4"))
-    for ending in ("png", "tif"):
-        Image.fromarray(numbers("uint8", (6, 5)).T > 7).save(tmp_path / f"bit.{ending}")
-        labels, kept = read_labels(tmp_path / f"bit.{ending}")
-        np.testing.assert_array_equal(labels.data, numbers("uint8", (6, 5)) > 7)
-        assert kept == "uint8"
-
-
-def test_a_resolution_is_not_used(tmp_path: Path) -> None:
-    for name in ("a.png", "a.tif"):
-        Image.fromarray(numbers("uint8", (6, 5))).save(tmp_path / name, dpi=(300, 300))
-        assert read_geometry(tmp_path / name).spacing_mm == (1.0, 1.0)
-
-
-def test_what_a_picture_may_not_be(tmp_path: Path) -> None:
-    grey = Image.fromarray(numbers("uint8", (6, 5)))
-    for mode in ("RGB", "RGBA", "LA", "P"):
-        grey.convert(mode).save(tmp_path / f"{mode}.png")
-        with pytest.raises(BadInput, match=rf"{mode}\.png: holds colours.*\({mode}\)"):
-            read_image(tmp_path / f"{mode}.png")
-    grey.save(tmp_path / "two.tif", save_all=True, append_images=[grey])
-    with pytest.raises(BadInput, match=r"two\.tif: holds 2 pages"):
-        read_geometry(tmp_path / "two.tif")
-    grey.convert("RGB").save(tmp_path / "jpeg.png", format="JPEG")
-    with pytest.raises(BadInput, match=r"jpeg\.png: not a PNG or TIFF"):
-        read_image(tmp_path / "jpeg.png")
-
-
-@itk_formats
-def test_what_a_file_of_itk_may_not_be(ending: str, tmp_path: Path) -> None:
-    vectors = sitk.GetImageFromArray(np.zeros((4, 5, 7, 3), "f4"), isVector=True)
-    numbers_of_two = sitk.GetImageFromArray(np.zeros((4, 5, 7), "c8"))
-    for image in (vectors, numbers_of_two):
-        try:
-            sitk.WriteImage(image, str(tmp_path / f"a{ending}"))
-        except RuntimeError:
-            assert image is numbers_of_two, "ITK writes no complex numbers in this format"
-            continue
-        with pytest.raises(BadInput, match=rf"a\{ending}: .*one grey value a voxel"):
-            read_image(tmp_path / f"a{ending}")
-    for value, why in ((np.nan, "NaN"), (0.5, "fractions")):
-        save(tmp_path / f"b{ending}", np.full(SHAPE, value, "f4"))
-        with pytest.raises(BadInput, match=rf"b\{ending}: .*{why}"):
-            read_labels(tmp_path / f"b{ending}")
-
-
-def test_several_volumes_of_freesurfer(tmp_path: Path) -> None:
-    save_mgh(tmp_path / "a.mgz", numbers(shape=(7, 5, 4, 2)), oblique())
-    with pytest.raises(BadInput, match=r"a\.mgz: holds several volumes \(7x5x4x2"):
-        read_image(tmp_path / "a.mgz")
-
-
-def test_voxels_in_a_file_beside_belong_to_the_content(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.mhd", numbers())
-    before = read_content(path)
-    assert decode_header(before, path).get_data_shape() == SHAPE
-    (raw,) = tmp_path.glob("*.raw")
-    raw.write_bytes(raw.read_bytes()[::-1])
-    assert read_content(path) != before
-    raw.unlink()
-    with pytest.raises(BadInput, match=r"a\.mhd: names 'a\.raw'.*there is no such file"):
-        read_image(path)
-    text = path.read_text()
-    for other in ("LIST", "a%02d.raw 1 4 1"):
-        path.write_text(text.replace("a.raw", other))
-        with pytest.raises(BadInput, match=r"a\.mhd: its voxels lie in several files"):
-            read_image(path)
-    header = big_endian_nrrd(numbers()).replace(b"\n\n", b"\ndata file: a.raw\n\n")
-    (tmp_path / "a.nrrd").write_bytes(header)
-    with pytest.raises(BadInput, match=r"a\.nrrd: its voxels lie in another file"):
-        read_image(tmp_path / "a.nrrd")
-
-
-SCANS: dict[str, Callable[[Path], Path]] = {
-    ".mha": lambda p: save(p, numbers(), oblique((-1, 1, 1)), useCompression=True),
-    ".mhd": lambda p: save(p, numbers(), oblique((-1, 1, 1))),
-    ".nrrd": lambda p: save(p, numbers(), oblique((1, -1, 1)), useCompression=True),
-    ".mgz": lambda p: save_mgh(p, numbers(), oblique()),
-    ".mgh": lambda p: save_mgh(p, numbers(), oblique()),
-    ".png": lambda p: save(p, numbers("uint8", (6, 5))),
-    ".tif": lambda p: save(p, numbers("float32", (6, 5))),
-    ".tiff": lambda p: save(p, numbers("uint16", (6, 5))),
-    ".dcm": lambda p: write_frames(p, numbers(), oblique((1, -1, -1))),
-}
 
 
 def test_contract_every_format_has_its_sample() -> None:
@@ -405,63 +224,6 @@ def test_labels_on_another_grid_than_their_image_are_a_fault(tmp_path: Path) -> 
         check_cohort(read_cohort(tmp_path), needs_labels=True, needs_pairs=False)
 
 
-def test_a_name_that_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "a.xyz").write_bytes(b"DICM")
-    with pytest.raises(BadInput, match=r"a\.xyz: not a scan that is read here.*\.nii\.gz.*\.mha"):
-        read_image(tmp_path / "a.xyz")
-    for ending in FORMATS:
-        with pytest.raises(BadInput, match=r"no such file"):
-            read_image(tmp_path / f"none{ending}")
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("files")
-    return {ending: read_content(make(folder / f"a{ending}")) for ending, make in SCANS.items()}
-
-
-def try_to_read(path: Path) -> Volume | None:
-    """A scan, or None where it was refused in words that name it."""
-    found: list[Any] = []
-    for read in (read_geometry, read_labels, read_image):
-        said = str(path)
-        try:
-            found.append(read(path))
-        except BadInput as error:
-            found.append(None)
-            said = str(error)
-        assert str(path) in said
-    volume: Volume | None = found[-1]
-    return volume
-
-
-@pytest.mark.parametrize("ending", list(SCANS))
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_truncated_files_are_refused(
-    ending: str, data: st.DataObject, files: dict[str, bytes], tmp_path_factory: Any
-) -> None:
-    """But for what stands after the voxels, without which they are all there."""
-    content, folder = files[ending], tmp_path_factory.mktemp("cut")
-    path, whole = folder / f"a{ending}", folder / f"whole{ending}"
-    path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
-    whole.write_bytes(content)
-    found = try_to_read(path)
-    if found is not None:
-        assert ending in (".png", ".tif", ".tiff", ".mgh")
-        assert torch.equal(found.data, read_image(whole).data)
-
-
-@pytest.mark.parametrize("ending", list(SCANS))
-@settings(max_examples=30, deadline=None)
-@given(content=st.binary(max_size=400))
-@example(content=b"")
-def test_random_bytes_are_refused(ending: str, content: bytes, tmp_path_factory: Any) -> None:
-    path = tmp_path_factory.mktemp("random") / f"a{ending}"
-    path.write_bytes(content)
-    assert try_to_read(path) is None
-
-
 @pytest.mark.parametrize(
     ("directions", "place"),
     [
@@ -484,36 +246,6 @@ def test_an_nrrd_slice_of_any_plane(
     found = read_image(tmp_path / "a.nrrd")
     np.testing.assert_array_equal(found.data, values)
     np.testing.assert_allclose(found.geometry.affine, place, atol=1e-9)
-
-
-@pytest.mark.parametrize("ending", [".mha", ".nrrd"])
-def test_flipped_bits_of_packed_voxels_are_noticed(ending: str, tmp_path: Path) -> None:
-    """ITK alone gives other values without a word."""
-    content = bytearray(SCANS[ending](tmp_path / f"a{ending}").read_bytes())
-    content[-40] ^= 4
-    (tmp_path / f"a{ending}").write_bytes(content)
-    with pytest.raises(BadInput, match="packed voxels are damaged"):
-        read_image(tmp_path / f"a{ending}")
-
-
-def test_nothing_is_printed_about_a_damaged_file(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    for ending, make in SCANS.items():
-        content = read_content(make(tmp_path / f"a{ending}"))
-        for end in range(0, len(content), 9):
-            (tmp_path / f"a{ending}").write_bytes(content[:end] + b"9 9 \x00" + content[end + 4 :])
-            try_to_read(tmp_path / f"a{ending}")
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_header_that_claims_more_than_there_is(tmp_path: Path) -> None:
-    """No memory is taken on its word."""
-    huge = big_endian_mha(numbers()).replace(b"DimSize = 7 5 4", b"DimSize = 70000 50000 40000")
-    (tmp_path / "a.mha").write_bytes(huge)
-    with pytest.raises(BadInput, match=r"a\.mha: truncated: 280 of 280000000000000 bytes"):
-        read_image(tmp_path / "a.mha")
-    assert read_geometry(tmp_path / "a.mha") is not None
 
 
 def test_a_geometry_needs_no_voxels(tmp_path: Path) -> None:

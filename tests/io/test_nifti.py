@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gzip
-from contextlib import nullcontext, suppress
+import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +13,10 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
 
-from deepatlas.errors import BadInput
+sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves it out
+
+from nifti_files import SHAPE, numbers, oblique, rotation, save
+
 from deepatlas.io.header import forms_differ_mm, say_if_forms_differ
 from deepatlas.io.images import (
     read_geometry,
@@ -25,41 +28,6 @@ from deepatlas.io.images import (
     write_labels,
 )
 from deepatlas.spatial.geometry import Geometry, Volume
-
-SHAPE = (5, 6, 4)
-
-
-def rotation(*angles: float) -> np.ndarray:
-    """Turned about x, then y, then z."""
-    matrix = np.eye(3)
-    for axis, angle in enumerate(angles):
-        c, s = np.cos(angle), np.sin(angle)
-        turn = np.eye(3)
-        i, j = [n for n in range(3) if n != axis]
-        turn[[i, i, j, j], [i, j, i, j]] = c, -s, s, c
-        matrix = turn @ matrix
-    return matrix
-
-
-def oblique(flip: tuple[int, int, int] = (1, 1, 1)) -> np.ndarray:
-    """An oblique, anisotropic, off-centre placement; `flip` turns axes round."""
-    affine = np.eye(4)
-    affine[:3, :3] = rotation(0.3, -0.2, 0.5) @ np.diag(np.array([0.8, 1.1, 2.5]) * flip)
-    affine[:3, 3] = -31.5, 12.25, 70.0
-    return affine
-
-
-def save(path: Path, data: np.ndarray, affine: np.ndarray | None = None, **fields: Any) -> Path:
-    """Write with nibabel; `fields` of the header are set as they are."""
-    image = nib.Nifti1Image(data, np.eye(4) if affine is None else affine, dtype=data.dtype)
-    for name, value in fields.items():
-        image.header[name] = value
-    image.to_filename(path)
-    return path
-
-
-def numbers(dtype: str = "int16", shape: tuple[int, ...] = SHAPE) -> np.ndarray:
-    return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", ">i2", ">f4", "f8", "i8"])
@@ -322,86 +290,6 @@ def test_no_private_text_of_like_is_copied(tmp_path: Path) -> None:
     assert header["descrip"].item() == b""
     assert header["cal_max"] == 0
     assert header["intent_code"] == 0
-
-
-def truncate(path: Path, share: float) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * share)])
-
-
-@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.7, 0.99])
-def test_truncated_files_are_told(tmp_path: Path, name: str, share: float) -> None:
-    noise = np.random.default_rng(0).integers(0, 999, (12, 12, 12)).astype("int16")
-    path = save(tmp_path / name, noise)
-    truncate(path, share)
-    for read in (read_image, read_labels):
-        with pytest.raises(BadInput, match=r"truncated|damaged|is empty") as caught:
-            read(path)
-        assert str(path) in str(caught.value)
-        assert "export it again" in str(caught.value)
-
-
-def test_any_flipped_byte_is_a_sentence_or_other_values(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.nii.gz", numbers(), oblique())
-    whole = path.read_bytes()
-    header = gzip.decompress(whole)
-    random = np.random.default_rng(1)
-    for position in random.integers(0, len(whole), 60):
-        damaged = bytearray(whole)
-        damaged[position] ^= 1 << int(random.integers(8))
-        path.write_bytes(damaged)
-        with_sentence(path)
-    for position in range(0, 352, 2):
-        damaged = bytearray(header)
-        damaged[position] ^= 0xFF
-        path.write_bytes(damaged)
-        with_sentence(path)
-
-
-def with_sentence(path: Path) -> None:
-    for read in (read_image, read_labels, read_geometry):
-        with suppress(BadInput):  # anything else would be a traceback for the user
-            read(path)
-
-
-@pytest.mark.parametrize(
-    ("data", "why"),
-    [
-        (np.zeros((4, 4, 4, 3), "f4"), "holds several volumes \\(4x4x4x3"),
-        (np.zeros((4, 4, 1, 3), "f4"), "several volumes"),
-        (np.zeros((4, 4, 4), "complex64"), "complex"),
-        (np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]), "colours"),
-    ],
-)
-def test_files_that_are_no_scan_are_refused(tmp_path: Path, data: np.ndarray, why: str) -> None:
-    path = save(tmp_path / "a.nii.gz", data)
-    for read in (read_image, read_labels):
-        with pytest.raises(BadInput, match=why):
-            read(path)
-
-
-@pytest.mark.parametrize(("value", "why"), [(np.nan, "NaN"), (np.inf, "NaN"), (0.5, "fractions")])
-def test_labels_that_are_no_integers_are_refused(tmp_path: Path, value: float, why: str) -> None:
-    data = numbers("float32")
-    data[1, 2, 3] = value
-    path = save(tmp_path / "a.nii", data)
-    with pytest.raises(BadInput, match=f"1 of 120 label voxels are {why}"):
-        read_labels(path)
-
-
-def test_a_missing_file_and_a_strange_affine(tmp_path: Path) -> None:
-    for read in (read_image, read_labels, read_geometry):
-        with pytest.raises(BadInput, match="there is no such file"):
-            read(tmp_path / "none.nii")
-    for value in (0, np.nan):
-        image = nib.Nifti1Image(numbers(), None)
-        image.header["sform_code"], image.header["srow_x"] = 1, value
-        image.to_filename(tmp_path / "a.nii")
-        with pytest.raises(BadInput, match="does not say where the voxels lie"):
-            read_geometry(tmp_path / "a.nii")
-    with pytest.raises(BadInput, match="ends in"):
-        write_image(tmp_path / "a.mha", read_image(save(tmp_path / "b.nii", numbers())))
 
 
 @pytest.mark.parametrize(
