@@ -42,6 +42,7 @@ STAGES = {  # of the recipes that start from nothing, their steps
 }
 FROM_START = ("da", "semi-da-segmentation", "semi-da-registration")
 GRID = "data.shape=[40,56,40]"  # the median field of view, rounded up to a multiple of 8
+UNLABELLED = "voxelmorph"  # sees no label, whatever there is
 LABELLED = ("1", "5", "10", "all")
 ORDER = ("baseline", "voxelmorph", "one-shot", "da", *FROM_START[1:], "da-paper", "start")
 
@@ -65,7 +66,7 @@ class Setting:
     @property
     def recipes(self) -> list[str]:
         """Those that run here, the ones that others start from first."""
-        unlabelled = ["voxelmorph"] if self.labelled == "5" else []  # it sees no label
+        unlabelled = [UNLABELLED] if self.labelled == "5" else []
         joint = [name for name in FROM_START if name != "da" or self.first == "da"]
         shot = ["one-shot"] if self.first == "one-shot" else []
         return ["start", "baseline", *joint, *shot, "da-paper", *unlabelled]
@@ -98,8 +99,9 @@ def jobs(data: Path, out: Path, block: Setting) -> list[Job]:
         command = [
             "train", str(data), "--out", str(out / block.run(recipe)),
             "--recipe", "baseline" if recipe == "start" else recipe,
-            "--labelled", block.labelled, "--split", str(out / "split.json"),
-            "--seed", str(block.seed), *start, "--set", GRID, *settings,
+            "--split", str(out / "split.json"), "--seed", str(block.seed), *start,
+            *([] if recipe == UNLABELLED else ["--labelled", block.labelled]),
+            "--set", GRID, *settings,
         ]  # fmt: skip
         return block.run(recipe), command, wait_for
 

@@ -1,4 +1,4 @@
-"""The hippocampus table may be made a block at a time."""
+"""The hippocampus table: its commands work, and it may be made a block at a time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+
+from deepatlas.cli import main
+from deepatlas.io.images import write_image, write_labels
+from deepatlas.spatial.geometry import Geometry, Volume
+from deepatlas.training.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
@@ -56,3 +62,41 @@ def test_a_block_that_is_made_takes_the_place_of_its_rows(
     assert [row["registration_dice"] for row in rows if row["labelled"] == "1"] == [0.5] * len(old)
     assert [r for r in rows if r["labelled"] == "5"] == [r for r in before if r["labelled"] == "5"]
     assert not (tmp_path / "hippocampus.png").exists()
+
+
+@pytest.mark.parametrize("labelled", ["1", "5", "10", "all"])
+def test_labels_are_hidden_from_recipes_that_look_at_them(labelled: str, table: ModuleType) -> None:
+    for _, arguments, _ in table.jobs(Path("cohort"), Path("out"), table.Setting(labelled, 0)):
+        if arguments[0] == "train":
+            recipe = load_recipe(arguments[arguments.index("--recipe") + 1])
+            assert ("--labelled" in arguments) == recipe.uses_labels, arguments
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labelled", ["5", "1"])
+def test_every_command_of_a_block_does_its_part(
+    labelled: str, table: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On small scans, two steps of every stage."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(table, "GRID", "data.shape=[16,16,16]")
+    for steps in (table.START, table.JOINT, table.BASELINE, *table.STAGES.values()):
+        for stage in steps:
+            monkeypatch.setitem(steps, stage, 2)
+    ids = [f"h{number}" for number in range(11)]
+    for number, name in enumerate(ids):
+        labels = torch.zeros(20, 18, 16, dtype=torch.int64)
+        labels[4 : 10 + number, 4:12, 3:8], labels[4 : 10 + number, 4:12, 8:12] = 1, 2
+        image = Volume(labels + torch.rand(labels.shape) / 4, Geometry(labels.shape, torch.eye(4)))
+        write_image(tmp_path / "cohort" / "images" / f"{name}.nii.gz", image)
+        place = tmp_path / "cohort" / "labels" / f"{name}.nii.gz"
+        write_labels(place, Volume(labels, image.geometry), "uint8")
+    parts = {"train": ids[:6], "validation": ids[6:7], "test": ids[7:]}
+    (tmp_path / "split.json").write_text(json.dumps(parts))
+    block = table.Setting(labelled, 0)
+    for _, arguments, _ in table.jobs(tmp_path / "cohort", tmp_path, block):
+        assert main([*arguments, "--threads", "2"]) == 0, arguments
+    table.write_results(tmp_path, [block], tmp_path / "results")
+    rows = json.loads((tmp_path / "results" / "hippocampus.json").read_text())["rows"]
+    assert sorted(row["recipe"] for row in rows) == sorted(block.recipes)
+    assert all(row["registration_dice"] > 0 for row in rows)
