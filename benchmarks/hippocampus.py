@@ -257,7 +257,7 @@ def figure(out: Path, blocks: list[Setting], path: Path) -> None:
             for axis, part in zip(axes, ("segmentation", "registration"), strict=True):
                 offset = START[part] if recipe == "da" else 0
                 points = [
-                    (offset + e["group_steps"][part], e["scores"][f"{part}.dice"])
+                    (offset + e["group_steps"].get(part, 0), e["scores"][f"{part}.dice"])
                     for e in events
                     if e["event"] == "validation" and f"{part}.dice" in e["scores"]
                 ]
