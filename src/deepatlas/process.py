@@ -4,8 +4,8 @@ Training allocates and frees the same large tensors at every step. By default ea
 from the system, page by page, and is given back when freed; and threads of PyTorch that wait spin,
 at the expense of the compiled kernels' own. What a user has set in the environment stands.
 
-Loading torch and numba makes half a million objects that stay, and Python would look through them
-all for garbage a dozen times: a second of every command.
+Loading torch and numba makes two hundred thousand objects that stay. Python would look through all
+of them for garbage again and again while they are made, and once more at the end.
 """
 
 from __future__ import annotations

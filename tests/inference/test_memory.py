@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves it out
-sys.path.insert(0, str(Path(__file__).parents[1] / "io"))
 
 from test_session import PLANS, SMALL, VALUES, importable, make_run, oblique, write_scan
 
@@ -25,14 +24,7 @@ from deepatlas.compute import half_pays, parse_memory, used_memory
 from deepatlas.data.plan import Plan
 from deepatlas.errors import BadInput
 from deepatlas.inference.chain import warp
-from deepatlas.inference.memory import (
-    Cost,
-    Room,
-    _Live,
-    for_field,
-    for_inverse,
-    held,
-)
+from deepatlas.inference.memory import Cost, Room, _Live, for_field, for_inverse, held
 from deepatlas.inference.register import register, write_registration
 from deepatlas.inference.segment import segment
 from deepatlas.inference.session import Session

@@ -21,10 +21,7 @@ from dicom_files import write_series
 from test_session import PLANS, oblique, write_scan
 
 from deepatlas.data.intensity import match
-from deepatlas.inference.memory import (
-    slab,
-    to_read,
-)
+from deepatlas.inference.memory import slab, to_read
 from deepatlas.io.images import read_image, read_labels
 from deepatlas.spatial.geometry import SLAB_POINTS
 

@@ -19,12 +19,7 @@ from deepatlas.io.images import FORMATS as SCANS
 from deepatlas.io.images import read_geometry, read_image, read_labels
 from deepatlas.io.layouts import read_cohort
 from deepatlas.io.points import read_points
-from deepatlas.io.transforms import (
-    FOREIGN,
-    read_transform,
-    write_displacement,
-    write_transform,
-)
+from deepatlas.io.transforms import FOREIGN, read_transform, write_displacement, write_transform
 from deepatlas.io.transforms import FORMATS as TRANSFORMS
 from deepatlas.spatial.geometry import Geometry
 from deepatlas.spatial.transform import Affine, Composite, DisplacementField, Transform

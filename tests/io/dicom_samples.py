@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepatlas.io.images import (
-    read_image,
-)
+from deepatlas.io.images import read_image
 
 sitk: Any = pytest.importorskip("SimpleITK")
 

@@ -16,12 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves
 from nifti_files import numbers, oblique, save
 
 from deepatlas.errors import BadInput
-from deepatlas.io.images import (
-    read_geometry,
-    read_image,
-    read_labels,
-    write_image,
-)
+from deepatlas.io.images import read_geometry, read_image, read_labels, write_image
 
 
 def truncate(path: Path, share: float) -> None:

@@ -14,13 +14,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLE
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves it out
 
-from dicom_files import (
-    Change,
-    image,
-    packed,
-    write_frames,
-    write_series,
-)
+from dicom_files import Change, image, packed, write_frames, write_series
 from dicom_samples import SHAPE, by_itk, check_as_itk, larger, numbers, oblique
 
 from deepatlas.data.check import check_cohort

@@ -13,21 +13,11 @@ from pydicom.dataset import Dataset
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves it out
 
-from dicom_files import (
-    LPS,
-    Change,
-    image,
-    packed,
-    placed,
-    write_series,
-)
+from dicom_files import LPS, Change, image, packed, placed, write_series
 from dicom_samples import larger, numbers, oblique
 
 from deepatlas.errors import BadInput
-from deepatlas.io.images import (
-    read_geometry,
-    read_image,
-)
+from deepatlas.io.images import read_geometry, read_image
 
 
 def refused(folder: Path, why: str) -> None:

@@ -15,11 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves
 from image_files import corners_by_itk, numbers, save
 
 from deepatlas.errors import BadInput
-from deepatlas.io.images import (
-    read_geometry,
-    read_image,
-    read_labels,
-)
+from deepatlas.io.images import read_geometry, read_image, read_labels
 
 
 @pytest.mark.parametrize("ending", [".png", ".tif", ".tiff"])

@@ -96,6 +96,12 @@ def make_part(table: Mapping[str, type], spec: Any, what: str) -> Any:
     return made
 
 
+def check_batch(batch: int) -> None:
+    """ValueError unless a step has at least one item."""
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, not {batch}")
+
+
 def check_shares(settings: Any, *names: str) -> None:
     """ValueError unless these settings, shares or probabilities, are 0 to 1."""
     for name in names:

@@ -22,13 +22,14 @@ from deepatlas.training.tasks.base import (
     Context,
     Task,
     Terms,
+    check_batch,
     check_shares,
     check_weights,
     make_part,
 )
 from deepatlas.training.tasks.predictions import Predictions
 from deepatlas.training.tasks.registration import add_alignment, compare, pair_of
-from deepatlas.training.tasks.segmentation import check_batch, supervised
+from deepatlas.training.tasks.segmentation import supervised
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from deepatlas.training.tasks.base import (
     Context,
     Task,
     Terms,
+    check_batch,
     check_shares,
     check_weights,
     make_part,
 )
-from deepatlas.training.tasks.segmentation import check_batch
 
 _COVERED = 0.99  # share of a voxel that must lie within the moving scan to be compared
 

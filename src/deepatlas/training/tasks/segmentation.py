@@ -11,7 +11,7 @@ from deepatlas.data.augment import Augmentation
 from deepatlas.data.batches import Batch, Draw, Request
 from deepatlas.kernels.softmax import softmax
 from deepatlas.losses.overlap import OVERLAPS
-from deepatlas.training.tasks.base import Context, Task, Terms, make_part
+from deepatlas.training.tasks.base import Context, Task, Terms, check_batch, make_part
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,6 @@ class SegmentationTask(Task):
         terms = Terms()
         terms.add("supervised", supervised(self.networks["segmentation"], batch, self.config))
         return terms
-
-
-def check_batch(batch: int) -> None:
-    """ValueError unless a step has at least one item."""
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, not {batch}")
 
 
 def supervised(network: nn.Module, batch: Batch, config: Any) -> Tensor:
