@@ -20,7 +20,7 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",  # waiting threads sleep
     "THP_MEM_ALLOC_ENABLE": "1",  # tensors on pages of 2 MiB where the system grants them (Linux)
 }
-_SELDOM = (20_000, 10, 10)  # new objects, and collections of these, until Python looks for garbage
+_SELDOM = (50_000, 50, 10)  # new objects, and collections of these, until Python looks for garbage
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt(3)
 
 

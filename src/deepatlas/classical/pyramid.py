@@ -37,13 +37,10 @@ class Scan:
     @property
     def centre_of_mass_mm(self) -> Tensor:
         """(d,) float64."""
-        image = (self.volume.data * (self.volume.data > self.threshold)).double()
-        total = image.sum()
+        image = F.threshold(self.volume.data, self.threshold, 0.0)
         axes = range(image.ndim)
-        index = [
-            (image.sum([a for a in axes if a != axis]).cpu() * torch.arange(n)).sum() / total.cpu()
-            for axis, n in enumerate(image.shape)
-        ]
+        along = [image.sum([a for a in axes if a != axis]).double().cpu() for axis in axes]
+        index = [(mass * torch.arange(len(mass))).sum() / mass.sum() for mass in along]
         return self.volume.geometry.to_mm(torch.stack(index))
 
 
@@ -88,7 +85,7 @@ def ready(volume: Volume, device: torch.device | str = "cpu") -> Scan | None:
         low, high = float(data.min()), float(data.max())
     if not high > low:
         return None
-    data = ((data - low) / (high - low)).clamp(0, 1)
+    data = (data - low).div_(high - low).clamp_(0, 1)
     threshold = foreground_threshold(data)
     ends = [data.select(a, end) > threshold for a in range(data.ndim) for end in (0, -1)]
     cut = torch.cat([face.flatten() for face in ends]).float().mean()

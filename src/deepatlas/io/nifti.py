@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import io
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from deepatlas.errors import BadInput
 from deepatlas.io.atomic import replacing
+from deepatlas.io.packing import DAMAGED, LEVEL, gzip
 
 _GZIP = b"\x1f\x8b"
 _NIFTI2 = ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))  # how such a file begins
@@ -48,7 +47,7 @@ def write_array(path: Path, data: np.ndarray, header: nib.Nifti1Header) -> None:
     with replacing(path, size=data.nbytes) as aside, aside.open("wb") as file:
         if path.name.lower().endswith(".gz"):
             # no time and no name inside, so that the same scan gives the same bytes
-            with gzip.GzipFile("", "wb", compresslevel=3, fileobj=file, mtime=0) as packed:
+            with gzip.GzipFile("", "wb", compresslevel=LEVEL, fileobj=file, mtime=0) as packed:
                 image.to_stream(packed)
         else:
             image.to_stream(file)
@@ -97,7 +96,7 @@ def _damage(path: Path) -> Iterator[None]:
     """Turn whatever a damaged file causes into one sentence."""
     try:
         yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except DAMAGED as error:
         raise BadInput(
             f"{path}: damaged or truncated gzip file ({error}); copy or export it again",
             kind="truncated",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from deepatlas.errors import BadInput
+from deepatlas.io.packing import DAMAGED, zlib
 
 
 def unpacked(content: bytes, size: int, path: object) -> bytes:
@@ -24,7 +24,7 @@ def unpacked(content: bytes, size: int, path: object) -> bytes:
         found += opened.decompress(opened.unconsumed_tail, 1) if len(found) == size else b""
         if not opened.eof and len(found) <= size:
             raise zlib.error("incomplete")
-    except zlib.error as error:
+    except DAMAGED as error:
         raise BadInput(
             f"{path}: its packed voxels are damaged or truncated ({error}); "
             "copy or export it again",

@@ -33,7 +33,7 @@ def local_correlation(
     items = len(a)
     shape = (1,) * (4 - a.ndim) + tuple(a.shape[1:])
     masks = np.empty(0, np.float32) if mask is None else flat(mask)
-    counts = a[0].numel() if mask is None else mask.double().flatten(1).sum(1).numpy()
+    counts = a[0].numel() if mask is None else mask.flatten(1).sum(1).double().numpy()
     shares = np.full(items, 1 / items) / np.maximum(counts, 1e-12)
     both = wanted > 1
     full = 0 if ends else (2 * reach + 1) ** (a.ndim - 1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from deepatlas.errors import BadInput
 from deepatlas.io.atomic import write_bytes
 from deepatlas.io.nifti import read_content
-from deepatlas.io.transforms.hdf5 import UNPACKED, check_heaps
+from deepatlas.io.transforms.hdf5 import UNPACKED, check_heaps, write_packed
 from deepatlas.spatial.geometry import Geometry
 from deepatlas.spatial.transform import Affine, DisplacementField, Transform
 
@@ -47,8 +46,10 @@ def write_x5(path: Path, transform: Transform, fixed: Geometry) -> None:
         node = file.create_group("TransformGroup/0")
         node.attrs.update({**kind, "ArrayLength": 1})
         node.attrs["Metadata"] = json.dumps({"WrittenBy": "deepatlas"})
-        packed: dict[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-        node.create_dataset("Transform", data=values, **(packed if kind is _FIELD else {}))
+        if kind is _FIELD:
+            write_packed(node, "Transform", values)
+        else:
+            node["Transform"] = values
         node["DimensionKinds"] = np.array([*["space"] * fixed.ndim, "vector"], dtype="S")
         domain = node.create_group("Domain")
         domain.attrs["Coordinates"] = "cartesian"
