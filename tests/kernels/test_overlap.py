@@ -26,8 +26,12 @@ def two_maps(shape: tuple[int, ...], hard: bool) -> list[Tensor]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("hard", [True, False])
-def test_sums_and_gradients(shape: tuple[int, ...], hard: bool) -> None:
-    maps = two_maps(shape, hard)
+@pytest.mark.parametrize("first", [(True, False), (True, True), (False, False)])
+def test_sums_and_gradients(shape: tuple[int, ...], hard: bool, first: tuple[bool, bool]) -> None:
+    maps = [
+        x.contiguous() if channels_first else to_channels_last(x)
+        for x, channels_first in zip(two_maps(shape, hard), first, strict=True)
+    ]
 
     def results(p: Tensor, q: Tensor) -> list[Tensor]:
         p, q = p.detach().requires_grad_(), q.detach().requires_grad_()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,6 +16,7 @@ from deepatlas.data.augment import Augmentation, View
 from deepatlas.data.prepare import PreparedScan, inside
 from deepatlas.data.randomness import generator
 from deepatlas.errors import BadInput
+from deepatlas.io.packing import zlib
 from deepatlas.spatial.geometry import Geometry
 
 Labelled = Literal["any", "yes", "no"]

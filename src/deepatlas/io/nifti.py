@@ -37,7 +37,10 @@ def read_content(path: Path) -> bytes:
 
 
 def write_array(path: Path, data: np.ndarray, header: nib.Nifti1Header) -> None:
-    """Write an array under a header made by `placed`; the same bytes for the same input."""
+    """Write an array under a header made by `placed`.
+
+    The same input gives the same bytes with the same libraries.
+    """
     if not is_nifti(path):
         raise BadInput(f"{path}: a NIfTI file's name ends in .nii or .nii.gz; rename it")
     header.set_data_dtype(data.dtype)

@@ -26,14 +26,19 @@ def differences(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     both (B, C).
     """
     if usable(p, q) and p.numel() > 0:
+        maps = p.shape[:2]
+        if p.is_contiguous() and q.is_contiguous():  # channels first: each map by itself, no copies
+            p, q = (x.flatten(0, 1).unsqueeze(1) for x in (p, q))
         apart, both = _Differences.apply(p, q)
-        return apart, both
+        return apart.reshape(maps), both.reshape(maps)
     return (p - q).abs().flatten(2).sum(dim=2), (p + q).flatten(2).sum(dim=2)
 
 
 def log_likelihood(p: Tensor, q: Tensor, floor: float) -> Tensor:
     """(B) sums over voxels and classes of q log max(p, floor); of (B, C, *S) both."""
     if usable(p, q) and p.numel() > 0:
+        if p.is_contiguous() and q.is_contiguous():
+            p, q = (x.flatten(1).unsqueeze(1) for x in (p, q))
         out: Tensor = _LogLikelihood.apply(p, q, floor)
         return out
     return (q * p.clamp_min(floor).log()).flatten(1).sum(dim=1)

@@ -11,12 +11,13 @@ import h5py
 import numpy as np
 
 from deepatlas.errors import BadInput
-from deepatlas.io.packing import LEVEL, zlib
+from deepatlas.io.packing import zlib
 from deepatlas.io.transforms.itk import COMPOSITE, Record, parse_type
 
 _GROUP = "TransformGroup"
 _PACKED = 1000  # numbers from which on they are compressed
 _CHUNK = 1 << 18
+_LEVEL = 1  # more gains nothing on fields
 UNPACKED = 2000  # to one, that numbers are packed at most
 _HEAP = b"GCOL\1\0\0\0"
 
@@ -54,20 +55,22 @@ def _write_numbers(group: h5py.Group, record: Record) -> None:
 def write_packed(group: h5py.Group, name: str, values: np.ndarray) -> None:
     """A dataset packed lightly, the bytes of its numbers in order of significance.
 
-    As HDF5's own filters do it, in chunks along the first axis, by a faster library.
+    What HDF5's own filters would store, in chunks along the first axis, by a faster library.
     """
     each = math.prod(values.shape[1:])
     rows = min(len(values), max(1, _CHUNK // each))
     chunk = np.zeros((rows, *values.shape[1:]), values.dtype)
     packed = group.create_dataset(
-        name, values.shape, values.dtype, chunks=chunk.shape, compression="gzip", shuffle=True
-    )
+        name, values.shape, values.dtype, chunks=chunk.shape, compression="gzip",
+        compression_opts=_LEVEL, shuffle=True,
+    )  # fmt: skip
     for first in range(0, len(values), rows):
         some = values[first : first + rows]
         chunk[: len(some)] = some
+        chunk[len(some) :] = 0
         by_significance = chunk.reshape(-1, 1).view(np.uint8).T
         corner = (first, *[0] * (values.ndim - 1))
-        packed.id.write_direct_chunk(corner, zlib.compress(by_significance.tobytes(), LEVEL))
+        packed.id.write_direct_chunk(corner, zlib.compress(by_significance.tobytes(), _LEVEL))
 
 
 def decode(content: bytes, path: object) -> list[Record]:
