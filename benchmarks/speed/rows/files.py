@@ -1,4 +1,4 @@
-"""Files, as the system keeps them in memory: packed scans written and read, a map written."""
+"""Packed scans written and read, and a map written, by a process that is up already."""
 
 from __future__ import annotations
 
@@ -19,83 +19,70 @@ from deepatlas.io.transforms import write_transform
 from deepatlas.spatial.geometry import Geometry, Volume
 from deepatlas.spatial.transform import DisplacementField
 
+Writer = Callable[[str], object]
+Writers = dict[str, Writer]
+
 
 def scan_written(size: int) -> Case:
     """As .nii.gz; everyone packs as hard as they do by default."""
-    folder, volume = tempfile.TemporaryDirectory(), _scan(size)
+    volume = _scan(size)
     array, affine = volume.data.numpy(), volume.geometry.affine.numpy()
     picture = SimpleITK.GetImageFromArray(array.T.copy())
-    return _written(
-        folder,
-        {
-            "deepatlas": lambda path: write_image(path, volume),
-            "nibabel": lambda path: nibabel.save(nibabel.Nifti1Image(array, affine), path),
-            "SimpleITK": lambda path: SimpleITK.WriteImage(picture, path, useCompression=True),
-        },
-        "scan.nii.gz",
-    )
+    writers: Writers = {
+        "deepatlas": lambda path: write_image(Path(path), volume),
+        "nibabel": lambda path: nibabel.save(nibabel.Nifti1Image(array, affine), path),
+        "SimpleITK": lambda path: SimpleITK.WriteImage(picture, path, useCompression=True),
+    }
+    return _written(writers, "scan.nii.gz", "packed as each does it by default")
 
 
 def map_written(size: int) -> Case:
-    """A field as .h5; ITK does not pack it."""
-    folder = tempfile.TemporaryDirectory()
+    """A field as .h5."""
     grid = Geometry.axis_aligned((size,) * 3, (1.0,) * 3)
     field = inputs.field(1, grid.shape)[0].cpu()
     ours = DisplacementField(field, grid)
     array = field.numpy().transpose(3, 2, 1, 0).astype(np.float64)
     theirs = SimpleITK.DisplacementFieldTransform(SimpleITK.GetImageFromArray(array, isVector=True))
-    return _written(
-        folder,
-        {
-            "deepatlas": lambda path: write_transform(path, ours),
-            "SimpleITK": lambda path: SimpleITK.WriteTransform(theirs, path),
-        },
-        "map.h5",
-    )
+    writers: Writers = {
+        "deepatlas": lambda path: write_transform(Path(path), ours),
+        "SimpleITK": lambda path: SimpleITK.WriteTransform(theirs, path),
+    }
+    return _written(writers, "map.h5", "float32 and packed; ITK: float64, not packed")
 
 
-def _written(
-    folder: tempfile.TemporaryDirectory[str],
-    writers: dict[str, Callable[[str], object]],
-    name: str,
-) -> Case:
+def _written(writers: Writers, name: str, note: str) -> Case:
+    folder = tempfile.TemporaryDirectory()
     candidates = []
-    for who, write in writers.items():
-        path = Path(folder.name) / who / name
-        path.parent.mkdir()
-        write(str(path))
-        size = f"{path.stat().st_size / 1e6:.1f} MB"
-        candidates.append(Candidate(who, _calling(folder, write, str(path)), size))
-    return Case(candidates, comparable=False, note="packed as each does it by default")
+    for number, (who, write) in enumerate(writers.items()):
 
+        def run(number: int = number, write: Writer = write) -> Outputs:
+            write(f"{folder.name}/{number}-{name}")  # the folder stays as long as this
+            return ()
 
-def _calling(
-    folder: tempfile.TemporaryDirectory[str], write: Callable[[str], object], path: str
-) -> Callable[[], Outputs]:
-    def run() -> Outputs:
-        assert folder.name  # the folder stays as long as this
-        write(path)
-        return ()
-
-    return run
+        run()
+        size = Path(folder.name, f"{number}-{name}").stat().st_size
+        candidates.append(Candidate(who, run, f"{size / 1e6:.1f} MB"))
+    return Case(candidates, comparable=False, note=note)
 
 
 def scan_read(size: int) -> Case:
     """From .nii.gz, as nibabel wrote it."""
     folder, volume = tempfile.TemporaryDirectory(), _scan(size)
-    path = str(Path(folder.name) / "scan.nii.gz")
     array, affine = volume.data.numpy(), volume.geometry.affine.numpy()
-    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+
+    def path() -> str:
+        return f"{folder.name}/scan.nii.gz"  # the folder stays as long as this
+
+    nibabel.save(nibabel.Nifti1Image(array, affine), path())
 
     def ours() -> Outputs:
-        assert folder.name
-        return (read_image(Path(path)).data,)
+        return (read_image(Path(path())).data,)
 
     def by_nibabel() -> Outputs:
-        return (torch.from_numpy(np.asarray(nibabel.load(path).dataobj, np.float32)),)
+        return (torch.from_numpy(np.asarray(nibabel.load(path()).dataobj, np.float32)),)
 
     def by_itk() -> Outputs:
-        picture = SimpleITK.ReadImage(path, SimpleITK.sitkFloat32)
+        picture = SimpleITK.ReadImage(path(), SimpleITK.sitkFloat32)
         return (torch.from_numpy(SimpleITK.GetArrayFromImage(picture)).permute(2, 1, 0),)
 
     candidates = {"deepatlas": ours, "nibabel": by_nibabel, "SimpleITK": by_itk}

@@ -5,18 +5,16 @@ Both write the same formats; the bytes differ, as they may from one version to a
 
 from __future__ import annotations
 
-import gzip as _gzip
-import zlib as _zlib
-from typing import Any
-
-gzip: Any = _gzip
-zlib: Any = _zlib
-LEVEL = 3  # a good part of what can be gained on scans and label maps, at little cost
 try:
-    from isal import igzip, isal_zlib
-except ImportError:  # on processors that it is not made for
-    pass
-else:
-    gzip, zlib, LEVEL = igzip, isal_zlib, 2
+    from isal import igzip as gzip
+    from isal import isal_zlib as zlib
 
-DAMAGED = (EOFError, _gzip.BadGzipFile, _zlib.error, zlib.error)
+    LEVEL = 2  # the one above packs label maps less, for longer
+except ImportError:  # on processors that it is not made for
+    import gzip  # type: ignore[no-redef]
+    import zlib  # type: ignore[no-redef]
+
+    LEVEL = 3  # a good part of what can be gained on scans and label maps, at little cost
+
+# isal declares its error as an instance
+DAMAGED: tuple[type[Exception], ...] = (EOFError, gzip.BadGzipFile, zlib.error)  # type: ignore[assignment]

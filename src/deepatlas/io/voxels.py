@@ -23,7 +23,7 @@ def unpacked(content: bytes, size: int, path: object) -> bytes:
         found = opened.decompress(content, size + 1)
         found += opened.decompress(opened.unconsumed_tail, 1) if len(found) == size else b""
         if not opened.eof and len(found) <= size:
-            raise zlib.error("incomplete")
+            raise EOFError("incomplete")
     except DAMAGED as error:
         raise BadInput(
             f"{path}: its packed voxels are damaged or truncated ({error}); "
