@@ -63,7 +63,7 @@ def test_every_variant_has_files_of_its_own_which_end_with_the_sources() -> None
     names = {kernel.py_func.__qualname__ for kernel in made}
     assert len(names) == len(made)
     assert all(name.endswith(compiled._digest()) for name in names)
-    assert trilinear.locate.py_func.__qualname__ == f"locate-{compiled._digest()}"
+    assert trilinear.place.py_func.__qualname__ == f"place-{compiled._digest()}"
 
 
 def test_a_full_disk_keeps_nothing_and_costs_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
