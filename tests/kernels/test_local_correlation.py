@@ -6,6 +6,7 @@ from typing import Literal
 
 import pytest
 import torch
+from torch import Tensor
 
 from deepatlas.losses.similarity.lncc import LocalNCC
 
@@ -27,10 +28,25 @@ def test_value_and_gradients(
     images[1] = 0.6 * images[0] + 0.4 * images[1]
     images[1, 0, 0, 0] = 0.5  # flat windows
     mask = (torch.rand(3, 1, *shape) > 0.3).float() if masked else None
+    _equals_float64(LocalNCC(window=5, signed=signed, border=border), images, mask, wanted)
+
+
+@pytest.mark.parametrize("shape", [(3, 700), (2, 3, 257), (1, 2, 2100)])
+@pytest.mark.parametrize("window", [3, 7, 9, 31])
+def test_long_rows(shape: tuple[int, ...], window: int) -> None:
+    """Rows are taken in pieces, and short ones several at a time."""
+    torch.manual_seed(2)
+    images = torch.rand(2, 1, 1, *shape)
+    images[1] = 0.6 * images[0] + 0.4 * images[1]
+    _equals_float64(LocalNCC(window=window, smallest_variance=1e-3), images, None, (True, True))
+
+
+def _equals_float64(
+    part: LocalNCC, images: Tensor, mask: Tensor | None, wanted: tuple[bool, bool]
+) -> None:
     results = []
     for dtype in (torch.float32, torch.float64):
         pair = [x.to(dtype).requires_grad_(want) for x, want in zip(images, wanted, strict=True)]
-        part = LocalNCC(window=5, signed=signed, border=border)
         loss = part(*pair, None if mask is None else mask.to(dtype))
         loss.backward()
         results.append([loss.detach(), *(x.grad for x in pair if x.grad is not None)])

@@ -13,55 +13,76 @@ import numpy as np
 
 from deepatlas.kernels.compiled import jit
 
-F32, F64 = np.float32, np.float64
+U, F32, F64 = np.uint64, np.float32, np.float64
+PIECE = 256  # voxels of a row
 
 
 @jit
-def add_columns(plane, sums, total, reach):  # type: ignore[no-untyped-def]
-    """Window sums of plane (K, H, W) along its rows into sums, which are added to total."""
+def renew(plane, sums, total, reach):  # type: ignore[no-untyped-def]
+    """Window sums of plane (K, H, W) along its rows take the place of sums, in total too."""
     K, H, W = plane.shape
-    running = np.empty(W, F64)
+    running, none = np.empty(W, F64), np.zeros(W, F32)
     for k in range(K):
         running[:] = 0.0
-        for y in range(min(reach, H)):
-            for x in range(W):
-                running[x] += plane[k, y, x]
-        for y in range(H):
-            if y + reach < H:
+        for y in range(-reach, H):
+            enters = plane[k, y + reach] if y + reach < H else none
+            leaves = plane[k, y - reach - 1] if y - reach > 0 else none
+            if y < 0:
                 for x in range(W):
-                    running[x] += plane[k, y + reach, x]
-            if y - reach > 0:
-                for x in range(W):
-                    running[x] -= plane[k, y - reach - 1, x]
+                    running[x] += enters[x]
+                continue
             for x in range(W):
-                sums[k, y, x] = running[x]
-                total[k, y, x] += sums[k, y, x]
+                running[x] += F64(enters[x]) - F64(leaves[x])
+                new = F32(running[x])
+                total[k, y, x] += F64(new) - F64(sums[k, y, x])
+                sums[k, y, x] = new
+
+
+@jit
+def double(sums, size, out, count):  # type: ignore[no-untyped-def]
+    """Of sums of as many values as size those of twice as many."""
+    for x in range(count):
+        out[x] = sums[x] + sums[U(x) + size]
+
+
+@jit
+def add_after(total, sums, start, count):  # type: ignore[no-untyped-def]
+    """Add sums from start on to total."""
+    for x in range(count):
+        total[x] += sums[U(x) + start]
 
 
 @jit
 def add_rows(total, out, reach):  # type: ignore[no-untyped-def]
-    """Window sums of total (K, H, W) along its last axis."""
+    """Window sums of total (K, H, W) along its last axis.
+
+    Some rows at a time, in one line with zeros between them, since short loops cost more than what
+    is added across the ends of rows.
+    """
     K, H, W = total.shape
-    n = W + 2 * reach
-    row = np.zeros(n, F32)
-    for k in range(K):
-        for y in range(H):
-            row[:reach] = 0
-            row[reach + W :] = 0
+    n, window = W + 2 * reach, U(2 * reach + 1)
+    rows = max(min(2048 // n, K * H), 1)
+    line, longer, sums = np.empty(rows * n, F32), np.empty(rows * n, F32), np.empty(rows * n, F32)
+    total, out = total.reshape(K * H, W), out.reshape(K * H, W)
+    for first in range(0, K * H, rows):
+        here = min(rows, K * H - first)
+        line[:] = 0
+        for y in range(here):
+            at = U(y * n + reach)
             for x in range(W):
-                row[reach + x] = total[k, y, x]
-                out[k, y, x] = 0
-            rest, size, start = 2 * reach + 1, 1, 0
-            while rest > 0:
-                if rest & size:
-                    for x in range(W):
-                        out[k, y, x] += row[x + start]
-                    start += size
-                    rest -= size
-                if rest > 0:
-                    for x in range(n - size):
-                        row[x] += row[x + size]
-                size *= 2
+                line[at + U(x)] = total[first + y, x]
+        sums[:] = line  # windows are odd
+        size, start = U(1), U(1)
+        while size + size <= window:
+            double(line, size, longer, rows * n - int(size))
+            line, longer, size = longer, line, size + size
+            if window & size:
+                add_after(sums, line, start, rows * n - int(start))
+                start += size
+        for y in range(here):
+            at = U(y * n)
+            for x in range(W):
+                out[first + y, x] = sums[at + U(x)]
 
 
 @jit
@@ -71,13 +92,13 @@ def inside(n, at, reach):  # type: ignore[no-untyped-def]
 
 
 @jit
-def forget(old, total):  # type: ignore[no-untyped-def]
-    """Take a plane that has left the window out of the sums."""
+def forget(sums, total):  # type: ignore[no-untyped-def]
+    """Take a plane that has left the window out of total; nothing takes its place."""
     K, H, W = total.shape
     for k in range(K):
         for y in range(H):
             for x in range(W):
-                total[k, y, x] -= old[k, y, x]
+                total[k, y, x] -= sums[k, y, x]
 
 
 @jit
@@ -98,49 +119,68 @@ def products(a, b, mask, at, plane):  # type: ignore[no-untyped-def]
 
 
 @jit
+def compare_piece(lines, count, signed, smallest):  # type: ignore[no-untyped-def]
+    """Sum of share times local correlation of a piece of a row, and its maps.
+
+    Lines of PIECE values: sums of a, b, aa, bb, ab, one over the voxels of a window, and shares;
+    then what is filled: p, q_a, o_a, q_b, o_b.
+    """
+    value, P = F32(0), U(PIECE)
+    for i in range(count):
+        x = U(i)
+        over, share = lines[U(5) * P + x], lines[U(6) * P + x]
+        mean_a, mean_b = lines[x] * over, lines[P + x] * over
+        var_a = lines[U(2) * P + x] * over - mean_a * mean_a
+        var_b = lines[U(3) * P + x] * over - mean_b * mean_b
+        held_a, held_b = max(var_a, smallest), max(var_b, smallest)
+        scale = F32(1) / np.sqrt(held_a * held_b)
+        ncc = (lines[U(4) * P + x] * over - mean_a * mean_b) * scale
+        local, steep = ncc, share * over
+        if not signed:
+            local, steep = ncc * ncc, steep * ncc * F32(2)
+        value += share * local
+        p, q = -scale * steep, ncc * steep
+        q_a = q / held_a if var_a > smallest else F32(0)
+        q_b = q / held_b if var_b > smallest else F32(0)
+        lines[U(7) * P + x] = p
+        lines[U(8) * P + x] = q_a
+        lines[U(9) * P + x] = p * mean_b + q_a * mean_a
+        lines[U(10) * P + x] = q_b
+        lines[U(11) * P + x] = p * mean_a + q_b * mean_b
+    return value
+
+
+@jit
 def compare(  # type: ignore[no-untyped-def]
     sums, mask, maps, at, size, share, depth, reach, both, signed, smallest, full
 ):
     """Sum of share times local correlation over a plane; fills its part of the maps.
 
     full: how many voxels a window counts, or 0 for those inside the grid and the mask.
+
+    Piece by piece through lines of known distance: of as many arrays as there are compilers do not
+    see that they lie apart, and make no vector instructions.
     """
     K, H, W = sums.shape
-    value = 0.0
+    lines, value = np.empty(12 * PIECE, F32), 0.0
     for y in range(H):
-        lines = depth * inside(H, y, reach)
-        part = F32(0)
-        for x in range(W):
-            e = at + y * W + x
-            weight = share * mask[e] if K == 6 else share
-            if full > 0:
-                n = full
-            elif K == 6:
-                n = max(sums[5, y, x], F32(1e-6))
-            else:
-                n = lines * inside(W, x, reach)
-            over = F32(1) / n
-            mean_a, mean_b = sums[0, y, x] * over, sums[1, y, x] * over
-            var_a = sums[2, y, x] * over - mean_a * mean_a
-            var_b = sums[3, y, x] * over - mean_b * mean_b
-            held_a, held_b = max(var_a, smallest), max(var_b, smallest)
-            scale = F32(1) / np.sqrt(held_a * held_b)
-            ncc = (sums[4, y, x] * over - mean_a * mean_b) * scale
-            local, steep = ncc, weight * over
-            if not signed:
-                local, steep = ncc * ncc, steep * ncc * F32(2)
-            part += weight * local
-            p = -scale * steep
-            q = ncc * steep
-            q_a = q / held_a if var_a > smallest else F32(0)
-            maps[e] = p
-            maps[size + e] = q_a
-            maps[2 * size + e] = p * mean_b + q_a * mean_a
-            if both:
-                q_b = q / held_b if var_b > smallest else F32(0)
-                maps[3 * size + e] = q_b
-                maps[4 * size + e] = p * mean_a + q_b * mean_b
-        value += part
+        inner = depth * inside(H, y, reach)
+        for first in range(0, W, PIECE):
+            count = min(PIECE, W - first)
+            e = at + y * W + first
+            for k in range(5):
+                for x in range(count):
+                    lines[U(k * PIECE + x)] = sums[k, y, first + x]
+            for x in range(count):
+                n = full if full > 0 else inner * inside(W, first + x, reach)
+                if K == 6 and not full > 0:
+                    n = max(sums[5, y, first + x], F32(1e-6))
+                lines[U(5 * PIECE + x)] = F32(1) / n
+                lines[U(6 * PIECE + x)] = share * mask[e + x] if K == 6 else share
+            value += compare_piece(lines, count, signed, smallest)
+            for k in range(5 if both else 3):
+                for x in range(count):
+                    maps[U(k * size + e + x)] = lines[U((7 + k) * PIECE + x)]
     return value
 
 
@@ -172,14 +212,14 @@ def correlate(  # type: ignore[no-untyped-def]
     value = 0.0
     for item in range(first // D, (last - 1) // D + 1):
         lowest, highest = max(first - item * D, 0), min(last - item * D, D)
-        total[:] = 0
+        ring[:], total[:] = 0, 0
         for z in range(lowest - reach, highest + reach):
             slot = (z - lowest + reach) % window
-            if z - window >= max(lowest - reach, 0):
-                forget(ring[slot], total)
             if 0 <= z < D:
                 products(a, b, mask, (item * D + z) * H * W, plane)
-                add_columns(plane, ring[slot], total, reach)
+                renew(plane, ring[slot], total, reach)
+            elif z >= D:
+                forget(ring[slot], total)
             own = z - reach
             if own >= lowest:
                 add_rows(total, sums, reach)
@@ -200,18 +240,18 @@ def gradients(a, b, mask, maps, by_a, by_b, both, shape, reach, first, last):  #
     sums, plane = np.empty((K, H, W), F32), np.empty((K, H, W), F32)
     for item in range(first // D, (last - 1) // D + 1):
         lowest, highest = max(first - item * D, 0), min(last - item * D, D)
-        total[:] = 0
+        ring[:], total[:] = 0, 0
         for z in range(lowest - reach, highest + reach):
             slot = (z - lowest + reach) % window
-            if z - window >= max(lowest - reach, 0):
-                forget(ring[slot], total)
             if 0 <= z < D:
                 at = (item * D + z) * H * W
                 for k in range(K):
                     for y in range(H):
                         for x in range(W):
                             plane[k, y, x] = maps[k * len(a) + at + y * W + x]
-                add_columns(plane, ring[slot], total, reach)
+                renew(plane, ring[slot], total, reach)
+            elif z >= D:
+                forget(ring[slot], total)
             own = z - reach
             if own >= lowest:
                 add_rows(total, sums, reach)
