@@ -41,7 +41,7 @@ def agree(function: Callable[..., Tensor], *inputs: Tensor, tolerance: float = 2
 
 
 @pytest.mark.parametrize("outside", ["zeros", "border"])
-@pytest.mark.parametrize("channels", [1, 7])
+@pytest.mark.parametrize("channels", [1, 7, 17])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_and_gradients_anywhere(
     shape: tuple[int, ...], channels: int, outside: Outside

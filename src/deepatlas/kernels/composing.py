@@ -11,7 +11,18 @@ from functools import lru_cache
 from typing import Any
 
 from deepatlas.kernels.compiled import jit
-from deepatlas.kernels.trilinear import ONE, ZERO, U, between, changes, place, row_of, slope, steps
+from deepatlas.kernels.trilinear import (
+    ONE,
+    ZERO,
+    U,
+    between,
+    changes,
+    give,
+    place,
+    row_of,
+    slope,
+    steps,
+)
 
 
 @lru_cache(maxsize=2)
@@ -75,14 +86,10 @@ def decompose_kernel(d: int) -> Any:
                         if i + n < lowest or i + n >= highest:
                             continue
                         a, r = f if n == 1 else ONE - f, q + U(n) * sz
-                        w0, w1 = a * (ONE - g) * (ONE - h), a * (ONE - g) * h
-                        w2, w3 = a * g * (ONE - h), a * g * h
-                        for c in range(d):
-                            e, w = r + U(c), grad[k + U(c)]
-                            out[e] += w0 * w
-                            out[e + sx] += w1 * w
-                            out[e + sy] += w2 * w
-                            out[e + sy + sx] += w3 * w
+                        give(a * (ONE - g) * (ONE - h), grad, k, d, out, r)
+                        give(a * (ONE - g) * h, grad, k, d, out, r + sx)
+                        give(a * g * (ONE - h), grad, k, d, out, r + sy)
+                        give(a * g * h, grad, k, d, out, r + sy + sx)
                     k += U(d)
 
     return decompose

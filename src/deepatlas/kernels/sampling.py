@@ -51,12 +51,14 @@ def trilinear() -> ModuleType:
     return trilinear
 
 
-_KNOWN = 4  # channels that kernels are compiled for
+_READ, _WRITTEN = 4, 16  # channels up to which kernels are compiled for each number of them
 
 
-def _case(image: Tensor, index: Tensor, how: tuple[bool, bool]) -> tuple[int, int, bool]:
+def _case(
+    image: Tensor, index: Tensor, how: tuple[bool, bool], known: int = _READ
+) -> tuple[int, int, bool]:
     channels = image.shape[-1]
-    return index.shape[-1], channels if channels <= _KNOWN else 0, how[1]
+    return index.shape[-1], channels if channels <= known else 0, how[1]
 
 
 def _shapes(image: Tensor, index: Tensor) -> tuple[Any, ...]:
@@ -83,7 +85,7 @@ def _add_image_gradient(
     into: Tensor, index: Tensor, grad: Tensor, how: tuple[bool, bool]
 ) -> Tensor:
     arrays = flat(index), flat(grad), flat(into)
-    kernel = trilinear().image_kernel(*_case(into, index, how))
+    kernel = trilinear().image_kernel(*_case(into, index, how, _WRITTEN))
     in_parts(kernel, _planes(into), *arrays, *_shapes(into, index), np.float32(how[0]))
     return into
 

@@ -109,6 +109,13 @@ def changes(image, e, step, f, g, h, d):  # type: ignore[no-untyped-def]
 
 
 @jit
+def give(weight, grad, o, C, out, e):  # type: ignore[no-untyped-def]
+    """Add a weighted gradient to that of a voxel."""
+    for c in range(C):
+        out[e + U(c)] += weight * grad[o + U(c)]
+
+
+@jit
 def fade(away):  # type: ignore[no-untyped-def]
     """Factor so many voxels beyond the border."""
     left = ONE - abs(away)
@@ -246,14 +253,10 @@ def image_kernel(d: int, channels: int, zeros: bool) -> Any:
                             if i + n < lowest or i + n >= highest:
                                 continue
                             a, r = factor * (f if n == 1 else ONE - f), q + U(n) * sz
-                            w0, w1 = a * (ONE - g) * (ONE - h), a * (ONE - g) * h
-                            w2, w3 = a * g * (ONE - h), a * g * h
-                            for c in range(C):
-                                e, w = r + U(c), grad[o + U(c)]
-                                out[e] += w0 * w
-                                out[e + sx] += w1 * w
-                                out[e + sy] += w2 * w
-                                out[e + sy + sx] += w3 * w
+                            give(a * (ONE - g) * (ONE - h), grad, o, C, out, r)
+                            give(a * (ONE - g) * h, grad, o, C, out, r + sx)
+                            give(a * g * (ONE - h), grad, o, C, out, r + sy)
+                            give(a * g * h, grad, o, C, out, r + sy + sx)
                     o += U(C)
 
     return image_gradient
