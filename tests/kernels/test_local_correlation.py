@@ -33,12 +33,18 @@ def test_value_and_gradients(
 
 @pytest.mark.parametrize("shape", [(3, 700), (2, 3, 257), (1, 2, 2100)])
 @pytest.mark.parametrize("window", [3, 7, 9, 31])
-def test_long_rows(shape: tuple[int, ...], window: int) -> None:
+@pytest.mark.parametrize("border", ["ends", "zeros"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_long_rows(
+    shape: tuple[int, ...], masked: bool, border: Literal["ends", "zeros"], window: int
+) -> None:
     """Rows are taken in pieces, and short ones several at a time."""
     torch.manual_seed(2)
     images = torch.rand(2, 1, 1, *shape)
     images[1] = 0.6 * images[0] + 0.4 * images[1]
-    _equals_float64(LocalNCC(window=window, smallest_variance=1e-3), images, None, (True, True))
+    mask = (torch.rand(1, 1, *shape) > 0.3).float() if masked else None
+    part = LocalNCC(window=window, smallest_variance=1e-3, border=border)
+    _equals_float64(part, images, mask, (True, True))
 
 
 def _equals_float64(

@@ -9,12 +9,12 @@ try:
     from isal import igzip as gzip
     from isal import isal_zlib as zlib
 
-    LEVEL = 2  # the one above packs label maps less, for longer
+    LEVEL = 2  # 3 packs label maps less, for longer
 except ImportError:  # on processors that it is not made for
     import gzip  # type: ignore[no-redef]
     import zlib  # type: ignore[no-redef]
 
     LEVEL = 3  # a good part of what can be gained on scans and label maps, at little cost
 
-# isal declares its error as an instance
+# isal's stubs declare its error as an instance
 DAMAGED: tuple[type[Exception], ...] = (EOFError, gzip.BadGzipFile, zlib.error)  # type: ignore[assignment]

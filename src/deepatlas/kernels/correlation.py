@@ -19,7 +19,7 @@ PIECE = 256  # voxels of a row
 
 @jit
 def renew(plane, sums, total, reach):  # type: ignore[no-untyped-def]
-    """Window sums of plane (K, H, W) along its rows take the place of sums, in total too."""
+    """Sums over windows along H of plane (K, H, W) replace sums; total changes by as much."""
     K, H, W = plane.shape
     running, none = np.empty(W, F64), np.zeros(W, F32)
     for k in range(K):
@@ -74,10 +74,10 @@ def add_rows(total, out, reach):  # type: ignore[no-untyped-def]
         sums[:] = line  # windows are odd
         size, start = U(1), U(1)
         while size + size <= window:
-            double(line, size, longer, rows * n - int(size))
+            double(line, size, longer, rows * n - size)
             line, longer, size = longer, line, size + size
             if window & size:
-                add_after(sums, line, start, rows * n - int(start))
+                add_after(sums, line, start, rows * n - start)
                 start += size
         for y in range(here):
             at = U(y * n)
@@ -158,8 +158,8 @@ def compare(  # type: ignore[no-untyped-def]
 
     full: how many voxels a window counts, or 0 for those inside the grid and the mask.
 
-    Piece by piece through lines of known distance: of as many arrays as there are compilers do not
-    see that they lie apart, and make no vector instructions.
+    Values go through one buffer in pieces: of so many arrays the compiler cannot tell that they do
+    not overlap, and would make no vector instructions.
     """
     K, H, W = sums.shape
     lines, value = np.empty(12 * PIECE, F32), 0.0
@@ -207,18 +207,18 @@ def correlate(  # type: ignore[no-untyped-def]
     """
     D, H, W = shape
     K, window = 6 if len(mask) > 0 else 5, 2 * reach + 1
-    ring, total = np.empty((window, K, H, W), F32), np.empty((K, H, W), F64)
+    ring, total = np.empty((min(window, D), K, H, W), F32), np.empty((K, H, W), F64)
     sums, plane = np.empty((K, H, W), F32), np.empty((K, H, W), F32)
     value = 0.0
     for item in range(first // D, (last - 1) // D + 1):
         lowest, highest = max(first - item * D, 0), min(last - item * D, D)
         ring[:], total[:] = 0, 0
-        for z in range(lowest - reach, highest + reach):
-            slot = (z - lowest + reach) % window
-            if 0 <= z < D:
+        for z in range(max(lowest - reach, 0), highest + reach):
+            slot = z % window
+            if z < D:
                 products(a, b, mask, (item * D + z) * H * W, plane)
                 renew(plane, ring[slot], total, reach)
-            elif z >= D:
+            elif z >= window:
                 forget(ring[slot], total)
             own = z - reach
             if own >= lowest:
@@ -236,21 +236,21 @@ def gradients(a, b, mask, maps, by_a, by_b, both, shape, reach, first, last):  #
     """Gradients from the maps of `correlate`; planes first to last of all items."""
     D, H, W = shape
     K, window = 5 if both else 3, 2 * reach + 1
-    ring, total = np.empty((window, K, H, W), F32), np.empty((K, H, W), F64)
+    ring, total = np.empty((min(window, D), K, H, W), F32), np.empty((K, H, W), F64)
     sums, plane = np.empty((K, H, W), F32), np.empty((K, H, W), F32)
     for item in range(first // D, (last - 1) // D + 1):
         lowest, highest = max(first - item * D, 0), min(last - item * D, D)
         ring[:], total[:] = 0, 0
-        for z in range(lowest - reach, highest + reach):
-            slot = (z - lowest + reach) % window
-            if 0 <= z < D:
+        for z in range(max(lowest - reach, 0), highest + reach):
+            slot = z % window
+            if z < D:
                 at = (item * D + z) * H * W
                 for k in range(K):
                     for y in range(H):
                         for x in range(W):
                             plane[k, y, x] = maps[k * len(a) + at + y * W + x]
                 renew(plane, ring[slot], total, reach)
-            elif z >= D:
+            elif z >= window:
                 forget(ring[slot], total)
             own = z - reach
             if own >= lowest:

@@ -13,7 +13,7 @@ All arrays are flat: image (B, *space, channels), index (B, *points, d), values 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -155,7 +155,7 @@ def faded(spot, x, space):  # type: ignore[no-untyped-def]
 # d: axes of space; channels: 0 for any number. For `own` see `place`.
 
 
-@lru_cache(maxsize=64)
+@cache
 def values_kernel(d: int, channels: int, zeros: bool) -> Any:
     """Fills out, planes first to last of the points of all items."""
 
@@ -182,7 +182,7 @@ def values_kernel(d: int, channels: int, zeros: bool) -> Any:
     return values
 
 
-@lru_cache(maxsize=64)
+@cache
 def index_kernel(d: int, channels: int, zeros: bool) -> Any:
     """Fills out with the gradient by the index, planes first to last of the points of all items."""
 
@@ -228,7 +228,7 @@ def index_kernel(d: int, channels: int, zeros: bool) -> Any:
     return index_gradient
 
 
-@lru_cache(maxsize=64)
+@cache
 def image_kernel(d: int, channels: int, zeros: bool) -> Any:
     """Adds the gradient by the image to out, planes first to last of the images of all items."""
 
