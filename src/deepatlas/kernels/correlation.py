@@ -94,33 +94,38 @@ def inside(n, at, reach):  # type: ignore[no-untyped-def]
 @jit
 def forget(sums, total):  # type: ignore[no-untyped-def]
     """Take a plane that has left the window out of total; nothing takes its place."""
-    K, H, W = total.shape
-    for k in range(K):
-        for y in range(H):
-            for x in range(W):
-                total[k, y, x] -= sums[k, y, x]
+    old, rest = sums.reshape(sums.size), total.reshape(total.size)
+    for x in range(total.size):
+        rest[x] -= old[x]
+
+
+@jit
+def multiply(a, i, b, j, out, k, count):  # type: ignore[no-untyped-def]
+    """Fills out from k on with products of a from i on and b from j on."""
+    for x in range(count):
+        out[U(k + x)] = a[U(i + x)] * b[U(j + x)]
 
 
 @jit
 def products(a, b, mask, at, plane):  # type: ignore[no-untyped-def]
     """The values of a plane of which window sums are asked: a, b, aa, bb, ab and the mask."""
     K, H, W = plane.shape
-    for y in range(H):
-        for x in range(W):
-            e = at + y * W + x
-            u, v = a[e], b[e]
-            mu, mv = u, v
-            if K == 6:
-                m = mask[e]
-                mu, mv = m * u, m * v
-                plane[5, y, x] = m
-            plane[0, y, x], plane[1, y, x] = mu, mv
-            plane[2, y, x], plane[3, y, x], plane[4, y, x] = mu * u, mv * v, mu * v
+    n, out = H * W, plane.reshape(plane.size)
+    if K == 6:
+        multiply(mask, at, a, at, out, 0, n)
+        multiply(mask, at, b, at, out, n, n)
+        out[5 * n :] = mask[at : at + n]
+    else:
+        out[:n] = a[at : at + n]
+        out[n : 2 * n] = b[at : at + n]
+    multiply(out, 0, a, at, out, 2 * n, n)
+    multiply(out, n, b, at, out, 3 * n, n)
+    multiply(out, 0, b, at, out, 4 * n, n)
 
 
 @jit
 def compare_piece(lines, count, signed, smallest):  # type: ignore[no-untyped-def]
-    """Sum of share times local correlation of a piece of a row, and its maps.
+    """Sum of share times local correlation of a piece of a plane, and its maps.
 
     Lines of PIECE values: sums of a, b, aa, bb, ab, one over the voxels of a window, and shares;
     then what is filled: p, q_a, o_a, q_b, o_b.
@@ -152,49 +157,44 @@ def compare_piece(lines, count, signed, smallest):  # type: ignore[no-untyped-de
 
 @jit
 def compare(  # type: ignore[no-untyped-def]
-    sums, mask, maps, at, size, share, depth, reach, both, signed, smallest, full
+    sums, mask, counts, depth, maps, at, size, share, both, signed, smallest
 ):
     """Sum of share times local correlation over a plane; fills its part of the maps.
 
-    full: how many voxels a window counts, or 0 for those inside the grid and the mask.
+    counts: how many voxels a window holds in the plane, and depth in how many planes; with 0 all
+    within the mask.
 
     Values go through one buffer in pieces: of so many arrays the compiler cannot tell that they do
     not overlap, and would make no vector instructions.
     """
     K, H, W = sums.shape
-    lines, value = np.empty(12 * PIECE, F32), 0.0
-    for y in range(H):
-        inner = depth * inside(H, y, reach)
-        for first in range(0, W, PIECE):
-            count = min(PIECE, W - first)
-            e = at + y * W + first
-            for k in range(5):
-                for x in range(count):
-                    lines[U(k * PIECE + x)] = sums[k, y, first + x]
+    sums, lines, value = sums.reshape(K, H * W), np.empty(12 * PIECE, F32), 0.0
+    for first in range(0, H * W, PIECE):
+        count = min(PIECE, H * W - first)
+        for k in range(5):
             for x in range(count):
-                n = full if full > 0 else inner * inside(W, first + x, reach)
-                if K == 6 and not full > 0:
-                    n = max(sums[5, y, first + x], F32(1e-6))
-                lines[U(5 * PIECE + x)] = F32(1) / n
-                lines[U(6 * PIECE + x)] = share * mask[e + x] if K == 6 else share
-            value += compare_piece(lines, count, signed, smallest)
-            for k in range(5 if both else 3):
-                for x in range(count):
-                    maps[U(k * size + e + x)] = lines[U((7 + k) * PIECE + x)]
+                lines[U(k * PIECE + x)] = sums[k, first + x]
+        for x in range(count):
+            n = counts[first + x] * depth if depth > 0 else max(sums[5, first + x], F32(1e-6))
+            lines[U(5 * PIECE + x)] = F32(1) / n
+        for x in range(count):
+            lines[U(6 * PIECE + x)] = share * mask[U(at + first + x)] if K == 6 else share
+        value += compare_piece(lines, count, signed, smallest)
+        for k in range(5 if both else 3):
+            for x in range(count):
+                maps[U(k * size + at + first + x)] = lines[U((7 + k) * PIECE + x)]
     return value
 
 
 @jit
-def combine(sums, a, b, mask, by_a, by_b, at):  # type: ignore[no-untyped-def]
-    """The gradients in a plane from window sums of the maps."""
+def combine(sums, k, a, b, mask, out, at):  # type: ignore[no-untyped-def]
+    """The gradient by a in a plane from window sums of the maps p, and of q and o from k on."""
     K, H, W = sums.shape
-    for y in range(H):
-        for x in range(W):
-            e = at + y * W + x
-            m = mask[e] if len(mask) > 0 else F32(1)
-            by_a[e] = m * (b[e] * sums[0, y, x] + a[e] * sums[1, y, x] - sums[2, y, x])
-            if K == 5:
-                by_b[e] = m * (a[e] * sums[0, y, x] + b[e] * sums[3, y, x] - sums[4, y, x])
+    sums = sums.reshape(K, H * W)
+    for x in range(H * W):
+        e = U(at + x)
+        m = mask[e] if len(mask) > 0 else F32(1)
+        out[e] = m * (b[e] * sums[0, x] + a[e] * sums[k, x] - sums[k + 1, x])
 
 
 @jit
@@ -203,13 +203,17 @@ def correlate(  # type: ignore[no-untyped-def]
 ):
     """Sum of share times local correlation; fills maps p, q_a, o_a (and q_b, o_b).
 
-    shares (B,) are those of a voxel, times its mask, in the mean; planes first to last of all.
+    shares (B,) are those of a voxel, times its mask, in the mean; full: how many voxels a window
+    counts, or 0 for those inside the grid and the mask; planes first to last of all.
     """
     D, H, W = shape
     K, window = 6 if len(mask) > 0 else 5, 2 * reach + 1
     ring, total = np.empty((min(window, D), K, H, W), F32), np.empty((K, H, W), F64)
     sums, plane = np.empty((K, H, W), F32), np.empty((K, H, W), F32)
-    value = 0.0
+    counts, value = np.empty(H * W, F32), 0.0
+    for y in range(H):
+        for x in range(W):
+            counts[y * W + x] = full if full > 0 else inside(H, y, reach) * inside(W, x, reach)
     for item in range(first // D, (last - 1) // D + 1):
         lowest, highest = max(first - item * D, 0), min(last - item * D, D)
         ring[:], total[:] = 0, 0
@@ -223,10 +227,10 @@ def correlate(  # type: ignore[no-untyped-def]
             own = z - reach
             if own >= lowest:
                 add_rows(total, sums, reach)
-                at, depth = (item * D + own) * H * W, inside(D, own, reach)
+                depth = inside(D, own, reach) if K == 5 else F32(0)
                 value += compare(
-                    sums, mask, maps, at, len(a), shares[item], depth, reach, both, signed,
-                    smallest, full,
+                    sums, mask, counts, F32(1) if full > 0 else depth, maps,
+                    (item * D + own) * H * W, len(a), shares[item], both, signed, smallest,
                 )  # fmt: skip
     return value
 
@@ -246,13 +250,15 @@ def gradients(a, b, mask, maps, by_a, by_b, both, shape, reach, first, last):  #
             if z < D:
                 at = (item * D + z) * H * W
                 for k in range(K):
-                    for y in range(H):
-                        for x in range(W):
-                            plane[k, y, x] = maps[k * len(a) + at + y * W + x]
+                    start = k * len(a) + at
+                    plane.reshape(K, H * W)[k] = maps[start : start + H * W]
                 renew(plane, ring[slot], total, reach)
             elif z >= window:
                 forget(ring[slot], total)
             own = z - reach
             if own >= lowest:
                 add_rows(total, sums, reach)
-                combine(sums, a, b, mask, by_a, by_b, (item * D + own) * H * W)
+                at = (item * D + own) * H * W
+                combine(sums, 1, a, b, mask, by_a, at)
+                if both:
+                    combine(sums, 3, b, a, mask, by_b, at)
