@@ -88,8 +88,7 @@ class _Concatenated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, ...]:
-        return tuple(kernels.to_rows(part).movedim(-1, 1)
-                     for part in upstream.split(ctx.channels, dim=1))  # fmt: skip
+        return upstream.split(ctx.channels, dim=1)  # not copied: one part is added to another sum
 
 
 def _concatenates(module: nn.Module) -> bool:
