@@ -88,7 +88,7 @@ class _Concatenated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, ...]:
-        return upstream.split(ctx.channels, dim=1)  # not copied: one part is added to another sum
+        return upstream.split(ctx.channels, dim=1)  # views: the sum they go into reads them once
 
 
 def _concatenates(module: nn.Module) -> bool:
