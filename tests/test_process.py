@@ -36,10 +36,30 @@ def test_nothing_is_set_for_a_torch_that_is_loaded() -> None:
     assert said(run + SHOW) == "None None"
 
 
-def test_a_command_looks_for_garbage_seldom_and_not_at_its_end() -> None:
-    late = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0));"
+def test_a_command_looks_for_garbage_seldom() -> None:
     run = "from deepatlas.cli import main; main(['convert', 'nowhere', '--out', 'x']);"
-    assert said(late + run + "print(gc.get_threshold()[0] > 10_000)") == "True\nTrue"
+    assert said("import gc;" + run + "print(gc.get_threshold()[0] > 10_000)") == "True"
+
+
+def test_a_process_that_leaves_says_all_and_does_what_was_left_for_its_end() -> None:
+    code = """
+import atexit, sys
+from deepatlas.process import leave
+
+class Kept:
+    def __del__(self):
+        print("freed")
+
+kept = Kept()
+atexit.register(lambda: print("at the end", end=""))
+print("no line's end", end="", file=sys.stderr)
+print("one line")
+leave(3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stdout == "one line\nat the end"
+    assert done.stderr == "no line's end"
 
 
 def test_garbage_is_looked_for_as_ever_where_torch_is_loaded() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from deepatlas.cli import main
+from deepatlas.cli import script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

@@ -5,7 +5,7 @@ from the system, page by page, and is given back when freed; and threads of PyTo
 at the expense of the compiled kernels' own. What a user has set in the environment stands.
 
 Loading torch and numba makes two hundred thousand objects that stay. Python would look through all
-of them for garbage again and again while they are made, and once more at the end.
+of them for garbage again and again while they are made, and free one after another at the end.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import ctypes
 import gc
 import os
 import sys
+from typing import NoReturn
 
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",  # waiting threads sleep
@@ -32,13 +33,22 @@ def prepare_environment() -> None:
 
 
 def collect_seldom() -> None:
-    """Let Python look for cyclic garbage seldom, and not once more when the process ends.
+    """Let Python look for cyclic garbage seldom.
 
     Nothing where torch is loaded. What no cycle holds, tensors among it, is freed at once as ever.
     """
     if "torch" not in sys.modules:
         gc.set_threshold(*_SELDOM)
-        atexit.register(gc.freeze)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process once what was registered for its end is done; the system frees the rest."""
+    try:
+        atexit._run_exitfuncs()
+        sys.stderr.flush()
+        sys.stdout.flush()
+    finally:
+        os._exit(code)
 
 
 def keep_freed_memory() -> None:

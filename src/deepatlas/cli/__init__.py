@@ -1,5 +1,5 @@
 """The command `deepatlas`: arguments in, `deepatlas.api` called, errors in one sentence."""
 
-from deepatlas.cli.entry import main
+from deepatlas.cli.entry import main, script
 
-__all__ = ["main"]
+__all__ = ["main", "script"]

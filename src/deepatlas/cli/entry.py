@@ -13,6 +13,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 import deepatlas
 from deepatlas.cli import (
@@ -30,7 +31,7 @@ from deepatlas.cli import (
     warp,
 )
 from deepatlas.errors import DeepAtlasError
-from deepatlas.process import collect_seldom, prepare_environment
+from deepatlas.process import collect_seldom, leave, prepare_environment
 
 COMMANDS = (
     check, train, segment, register, warp, convert, jacobian, evaluate, report, phantom, demo,
@@ -73,6 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _explain(args, error)
     return code
+
+
+def script() -> NoReturn:
+    """The command as a process, which ends with it."""
+    leave(main())
 
 
 def _explain(args: argparse.Namespace, error: Exception) -> int:
