@@ -34,7 +34,7 @@ KINDS = (
     ("losses of ours", ("_WithGradient",)),
     ("copies", ("copy_", "cat", "clone", "stack", "fill_", "zero_", "one_hot", "scatter", "index")),
     ("optimiser", ("_fused_adam", "_foreach", "lerp")),
-    ("upsampling", ("upsample", "_Join")),
+    ("upsampling", ("upsample", "_AddAtCorners")),
     ("reductions", ("_SummedBias", "sum", "mean", "einsum")),
     ("element by element", ("mul", "add", "sub", "div", "sqrt", "abs", "where", "clamp", "pow")),
 )

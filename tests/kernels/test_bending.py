@@ -8,7 +8,7 @@ from torch import Tensor
 
 from deepatlas.kernels import plain
 from deepatlas.losses.regularity.bending import Bending
-from deepatlas.networks.blocks import to_channels_last
+from deepatlas.networks.convolving import to_channels_last
 
 SHAPES = [(2, 3, 5, 6, 7), (1, 3, 3, 3, 3), (1, 3, 8, 3, 5), (2, 3, 20, 9, 33), (2, 2, 9, 4),
           (1, 2, 3, 30)]  # fmt: skip

@@ -11,10 +11,10 @@ import torch
 from deepatlas import kernels
 from deepatlas.kernels import (
     compiled,
+    corners,
     empty,
     exponential,
     following,
-    joining,
     normal,
     to_rows,
     trilinear,
@@ -38,7 +38,7 @@ def test_without_a_place_for_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         *(
             lambda f=f: f(True)
-            for f in (normal.moments_kernel, joining.sum_kernel, following.values_kernel)
+            for f in (normal.moments_kernel, corners.add_kernel, following.values_kernel)
         ),
         lambda: normal.apply_kernel(True, True, True),
         lambda: normal.back_apply_kernel(True, True),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from deepatlas.kernels import plain
 from deepatlas.kernels.overlap import differences, log_likelihood
-from deepatlas.networks.blocks import to_channels_last
+from deepatlas.networks.convolving import to_channels_last
 
 SHAPES = [(1, 2, 5, 7), (3, 3, 40, 31), (2, 4, 7, 8, 9), (2, 37, 9, 4, 13), (2, 300, 3, 5)]
 FLOOR = 1e-6

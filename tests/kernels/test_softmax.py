@@ -7,7 +7,7 @@ import torch
 
 from deepatlas.kernels import plain
 from deepatlas.kernels.softmax import softmax, softmax_
-from deepatlas.networks.blocks import to_channels_last
+from deepatlas.networks.convolving import to_channels_last
 
 SHAPES = [(2, 1, 3, 4), (1, 2, 5, 7), (2, 3, 4, 5, 6), (1, 37, 9, 4, 3), (3, 4, 1, 1, 130)]
 

@@ -1,78 +1,86 @@
-"""A decoder's input by kernels against PyTorch's repetition and concatenation."""
+"""What lies at corners, added at the fine voxels around them, against plain PyTorch."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from torch import Tensor
 
-from deepatlas.kernels import plain
-from deepatlas.kernels.upsampling import joinable
-from deepatlas.networks.blocks import join
+from deepatlas.kernels.upsampling import add_at_corners
+from deepatlas.networks.convolving import to_channels_last
+
+SHAPES = [(3, 5, 4), (1, 2, 7), (1, 1, 1), (6, 5), (1, 1)]
+DTYPES = [torch.float32, torch.bfloat16]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(3, 5, 4), (1, 2, 7), (6, 5)], ids=str)
-@pytest.mark.parametrize("layout", ["channels last", "contiguous"])
-@pytest.mark.parametrize("channels", [(8, 4), (4, 12), (5, 3)])
-def test_values_and_gradients(
-    shape: tuple[int, ...], dtype: torch.dtype, layout: str, channels: tuple[int, int]
-) -> None:
+def given(shape: tuple[int, ...], channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
-    memory = torch.contiguous_format
-    if layout == "channels last":
-        memory = torch.channels_last if len(shape) == 2 else torch.channels_last_3d
-    x = (
-        torch.randn(2, channels[0], *shape)
-        .to(dtype)
-        .contiguous(memory_format=memory)
-        .requires_grad_()
+    corners = torch.randn(2, 2 ** len(shape) * channels, *[n + 1 for n in shape])
+    fine = torch.randn(2, channels, *[2 * n for n in shape])
+    return to_channels_last(corners.to(dtype)), to_channels_last(fine.to(dtype))
+
+
+def placed(corners: Tensor, channels: int) -> Tensor:
+    """The values of the corners at their fine voxels: sides put between, half a corner cut off."""
+    d = corners.ndim - 2
+    sides = corners.reshape(len(corners), *[2] * d, channels, *corners.shape[2:])
+    axes = [pair for k in range(d) for pair in (d + 2 + k, 1 + k)]
+    space = [2 * n for n in corners.shape[2:]]
+    whole = sides.permute(0, d + 1, *axes).reshape(len(corners), channels, *space)
+    return whole[(..., *[slice(1, -1)] * d)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [1, 3, 8])
+def test_values_and_gradient(shape: tuple[int, ...], dtype: torch.dtype, channels: int) -> None:
+    corners, fine = given(shape, channels, dtype)
+    corners.requires_grad_()
+    wanted = (fine.float() + placed(corners.float(), channels)).to(dtype)
+    upstream = to_channels_last(torch.randn_like(wanted))
+    (exact,) = torch.autograd.grad(wanted, corners, upstream)
+    kept = fine.clone()
+    found = add_at_corners(corners, kept)
+    assert found.data_ptr() == kept.data_ptr()
+    assert torch.equal(found, wanted)
+    (gradient,) = torch.autograd.grad(found, corners, upstream)
+    assert torch.equal(gradient, exact)
+    assert gradient.movedim(1, -1).is_contiguous()
+
+
+def test_the_gradient_of_what_it_is_added_to_is_that_of_the_sum() -> None:
+    corners, fine = given((2, 3, 4), 4, torch.float32)
+    fine.requires_grad_()
+    out = add_at_corners(corners, 1 * fine)
+    upstream = torch.randn_like(out)
+    assert torch.equal(torch.autograd.grad(out, fine, upstream)[0], upstream)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_any_number_of_threads(threads: int) -> None:
+    corners, fine = given((3, 5, 4), 8, torch.float32)
+    wanted = fine + placed(corners, 8)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(add_at_corners(corners, fine), wanted)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_memory_that_begins_at_any_place() -> None:
+    corners, fine = given((3, 5, 4), 4, torch.bfloat16)
+    wanted = (fine.float() + placed(corners.float(), 4)).bfloat16()
+    moved = torch.empty(1 + corners.numel(), dtype=torch.bfloat16)[1:]
+    rows = corners.movedim(1, -1)
+    moved.copy_(rows.flatten())
+    somewhere = moved.view(rows.shape).movedim(-1, 1).requires_grad_()
+    out = add_at_corners(somewhere, fine)
+    assert torch.equal(out, wanted)
+    upstream = torch.empty(1 + math.prod(out.shape), dtype=torch.bfloat16)[1:].fill_(1)
+    (gradient,) = torch.autograd.grad(
+        out, somewhere, upstream.view(out.movedim(1, -1).shape).movedim(-1, 1)
     )
-    skip = torch.randn(2, channels[1], *[2 * n for n in shape]).to(dtype)
-    skip = skip.contiguous(memory_format=memory).requires_grad_()
-    assert joinable(x, skip) == (channels != (5, 3))
-    found = join(x, skip)
-    upstream = torch.randn_like(found)
-    gradients = torch.autograd.grad(found, [x, skip], upstream)
-    with plain():
-        wanted = join(x.double(), skip.double())
-    exact = torch.autograd.grad(wanted, [x, skip], upstream.double())
-    assert found.dtype == dtype
-    assert torch.equal(found.double(), wanted)
-    assert torch.equal(gradients[1], exact[1])
-    near = 1e-6 if dtype == torch.float32 else 2**-7
-    torch.testing.assert_close(gradients[0], exact[0], rtol=near, atol=near)
-
-
-def test_channels_last_comes_out_and_goes_back() -> None:
-    x = torch.randn(1, 4, 3, 4, 5).contiguous(memory_format=torch.channels_last_3d)
-    x.requires_grad_()
-    out = join(x, torch.randn(1, 2, 6, 8, 10))
-    assert out.is_contiguous(memory_format=torch.channels_last_3d)
-    (gradient,) = torch.autograd.grad(out.sum(), x)
-    assert gradient.is_contiguous(memory_format=torch.channels_last_3d)
-
-
-def test_another_type_beside_it_is_converted() -> None:
-    out = join(torch.randn(1, 2, 3, 3).bfloat16(), torch.ones(1, 1, 6, 6))
-    assert out.dtype == torch.bfloat16
-    assert bool((out[:, 2] == 1).all())
-
-
-def test_single_voxels_and_memory_at_any_place() -> None:
-    """Strides of axes with one voxel, and where a tensor begins, may be any number."""
-    x, skip = torch.randn(2, 8, 1, 1, 1), torch.randn(2, 8, 2, 2, 2)
-    with plain():
-        wanted = join(x, skip)
-    assert torch.equal(join(x, skip), wanted)
-    somewhere = torch.randn(x.numel() + 1)[1:].view(2, 1, 1, 1, 8).movedim(-1, 1).requires_grad_()
-    out = join(somewhere, skip)
-    upstream = torch.randn(out.numel() + 1)[1:].view(2, 2, 2, 2, 16).movedim(-1, 1)
-    (gradient,) = torch.autograd.grad(out, somewhere, upstream)
-    summed = upstream[:, :8].sum(dim=(2, 3, 4), keepdim=True)
-    torch.testing.assert_close(gradient, summed)
-
-
-@pytest.mark.parametrize("skip", [(1, 4, 5, 6), (1, 4, 8, 6), (2, 4, 6, 6)])
-def test_sizes_that_do_not_fit_are_refused(skip: tuple[int, ...]) -> None:
-    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
-        join(torch.ones(1, 4, 3, 3), torch.ones(skip))
+    assert float(gradient.sum()) == out.numel()

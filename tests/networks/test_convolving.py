@@ -15,12 +15,14 @@ from torch.nn import functional as F
 
 from deepatlas.kernels import plain
 from deepatlas.networks import convolving
-from deepatlas.networks.blocks import channels_last, to_channels_last
+from deepatlas.networks.blocks import channels_last
 from deepatlas.networks.convolving import (
     folded,
     folded_weight,
     folds,
+    is_plain,
     strictly_channels_last,
+    to_channels_last,
     unfolded,
 )
 from deepatlas.networks.fuse import fuse
@@ -72,7 +74,7 @@ def test_few_channels_in_bfloat16(ndim: int, inputs: int, outputs: int, bias: bo
     torch.manual_seed(0)
     theirs, ours = both(KINDS[ndim](inputs, outputs, 3, padding=1, bias=bias), ndim)
     x = torch.randn(2, inputs, *SHAPES[ndim])
-    assert folds(ours, 12) > 1
+    assert folds(ours.weight, 12) > 1
     found = results(ours, to_channels_last(x), half)
     assert found[0].movedim(1, -1).is_contiguous()
     assert found[0].dtype == torch.bfloat16
@@ -88,15 +90,15 @@ def test_few_channels_in_bfloat16(ndim: int, inputs: int, outputs: int, bias: bo
 )  # fmt: skip
 def test_other_convolutions_stay_as_they_are(settings: dict[str, int]) -> None:
     theirs, ours = both(nn.Conv3d(4, 4, 3, **settings), 3)  # type: ignore[arg-type]
-    assert folds(ours, 12) == 1
+    assert not is_plain(ours)
     x = torch.randn(2, 4, 6, 8, 12)
     assert torch.allclose(half(ours, x).float(), theirs(x), rtol=0.02, atol=0.02)
 
 
 def test_widths_that_do_not_fold() -> None:
     layer = nn.Conv3d(1, 8, 3, padding=1)
-    assert [folds(layer, width) for width in (12, 10, 9)] == [4, 2, 1]
-    assert folds(nn.Conv3d(16, 16, 3, padding=1), 12) == 1
+    assert [folds(layer.weight, width) for width in (12, 10, 9)] == [4, 2, 1]
+    assert folds(nn.Conv3d(16, 16, 3, padding=1).weight, 12) == 1
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -170,7 +172,7 @@ def test_volumes_that_are_narrow_once_folded(ndim: int, size: tuple[int, ...]) -
     torch.manual_seed(0)
     theirs, ours = both(KINDS[ndim](2, 8, 3, padding=1), ndim)
     x = torch.randn(2, 2, *size[3 - ndim :])
-    assert folds(ours, size[-1]) > 1
+    assert folds(ours.weight, size[-1]) > 1
     found = results(ours, to_channels_last(x), half)
     exact = results(theirs.double(), x.double(), lambda layer, x: layer(x))
     for one, other in zip(found, exact, strict=True):

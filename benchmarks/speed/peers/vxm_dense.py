@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepatlas.networks.blocks import channels_last, join, to_channels_last
+from deepatlas.networks.blocks import channels_last
+from deepatlas.networks.convolving import to_channels_last
 from deepatlas.networks.fuse import fuse
+from deepatlas.networks.joined import convolve_joined
 from deepatlas.spatial.grid import identity_grid
 from deepatlas.spatial.velocity import integrate
 
@@ -117,10 +119,13 @@ class Fast(nn.Module):
             skips.append(F.leaky_relu_(layer(x), 0.2))
             with torch.autocast(x.device.type, enabled=False):  # which would pool in float32
                 x = F.max_pool3d(skips[-1], 2)
+        skip = None
         for layer in layers.up:
-            x = join(F.leaky_relu_(layer(x), 0.2), skips.pop())
+            x = F.leaky_relu_(convolve_joined(layer, x, skip), 0.2)
+            skip = skips.pop()
         for layer in layers.final:
-            x = F.leaky_relu_(layer(x), 0.2)
+            x = F.leaky_relu_(convolve_joined(layer, x, skip), 0.2)
+            skip = None
         return x
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -16,8 +17,9 @@ from benchmarks.speed.rows.kernels import in_both
 from deepatlas.kernels.normalise import normalise
 from deepatlas.kernels.softmax import softmax
 from deepatlas.losses.overlap import DiceCE
-from deepatlas.networks.blocks import channels_last, join, to_channels_last
-from deepatlas.networks.convolving import FASTER
+from deepatlas.networks.blocks import channels_last
+from deepatlas.networks.convolving import FASTER, to_channels_last
+from deepatlas.networks.joined import convolve_joined
 
 HALF = "bfloat16, channels last"
 SLOPE, EPSILON = 0.01, 1e-5
@@ -34,23 +36,26 @@ def convolution(size: int, inputs_: int, outputs: int, transposed: bool) -> Case
     shape = [size // 2] * 3 if transposed else [size] * 3
     x = to_channels_last(inputs.smooth(2, inputs_, shape).bfloat16())
     return Case(
-        [_trained("deepatlas", ours, x, inputs_ > 1), _trained("PyTorch", plain, x, inputs_ > 1)],
+        [
+            _trained("deepatlas", ours, [x], wanted=inputs_ > 1),
+            _trained("PyTorch", plain, [x], wanted=inputs_ > 1),
+        ],
         comparable=False,
         note=f"batch 2, {inputs_} to {outputs} channels",
     )
 
 
-def _trained(name: str, layer: nn.Module, x: Tensor, wanted: bool) -> Candidate:
+def _trained(name: str, layer: nn.Module, given: Sequence[Tensor], *, wanted: bool) -> Candidate:
     """The layer's output and its gradients; what follows needs channels last."""
-    leaf = x.clone().requires_grad_(wanted)
-    leaves = [*([leaf] if wanted else []), *layer.parameters()]
+    own = [x.clone().requires_grad_(wanted) for x in given]
+    leaves = [*(own if wanted else []), *layer.parameters()]
     with torch.no_grad():
-        upstream = torch.ones_like(to_channels_last(layer(leaf)))
+        upstream = torch.ones_like(to_channels_last(layer(*own)))
 
     def run() -> list[Tensor]:
         for x in leaves:
             x.grad = None
-        out = to_channels_last(layer(leaf))
+        out = to_channels_last(layer(*own))
         out.backward(upstream)
         return [out.detach(), *(x.grad for x in leaves if x.grad is not None)]
 
@@ -140,21 +145,35 @@ def overlap(size: int, count: int) -> Case:
 
 
 def decoder(size: int) -> Case:
-    """A coarser level at twice its size beside what came down, as the U-Net's finest level has."""
+    """Of a coarser level at twice its size beside what came down, as our U-Net's finest has it."""
+    torch.manual_seed(0)
+    plain = channels_last(_Joining(32 + 16, 16).bfloat16(), 3)
+    ours = copy.deepcopy(plain)
+    ours.__class__ = _Ours
     coarse = to_channels_last(inputs.smooth(2, 32, [size // 2] * 3).bfloat16())
     skip = to_channels_last(inputs.smooth(2, 16, [size] * 3, seed=1).bfloat16())
-
-    def peer(x: Tensor, skip: Tensor) -> Tensor:
-        return torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), skip], dim=1)
-
     return Case(
         [
-            in_both("deepatlas", join, [coarse, skip], [True, True], how=HALF),
-            in_both("PyTorch", peer, [coarse, skip], [True, True], how=HALF),
+            _trained("deepatlas", ours, [coarse, skip], wanted=True),
+            _trained("PyTorch", plain, [coarse, skip], wanted=True),
         ],
-        least_bytes=2 * 2 * size**3 * (2 * 48 + 2 * 16 + 2 * 4),
-        note="batch 2, 32 and 16 channels",
+        comparable=False,
+        note="batch 2, 32 and 16 channels to 16",
     )
+
+
+class _Joining(nn.Conv3d):
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__(channels, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
+        doubled = F.interpolate(x, scale_factor=2, mode="nearest")
+        return super().forward(torch.cat([doubled, skip], dim=1))
+
+
+class _Ours(_Joining):
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
+        return convolve_joined(self, x, skip)
 
 
 FULL, SMALL, TINY = {"size": 96}, {"size": 64}, {"size": 16}
@@ -176,5 +195,5 @@ ROWS = (
         {**SMALL, "count": 4}, {**TINY, "count": 4}, seconds=10.0),
     Row("dice-ce32", "Dice and cross-entropy, 32 classes", overlap, {**FULL, "count": 32}, None,
         {**TINY, "count": 32}, seconds=20.0),
-    Row("decoder", "a decoder's input", decoder, FULL, SMALL, TINY, seconds=10.0),
+    Row("decoder", "a decoder's first convolution", decoder, FULL, SMALL, TINY, seconds=10.0),
 )  # fmt: skip

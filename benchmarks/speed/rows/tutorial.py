@@ -27,7 +27,8 @@ from deepatlas.kernels.softmax import softmax
 from deepatlas.losses.fused import with_gradient
 from deepatlas.losses.regularity import Bending
 from deepatlas.losses.similarity import LocalNCC
-from deepatlas.networks.blocks import channels_last, to_channels_last
+from deepatlas.networks.blocks import channels_last
+from deepatlas.networks.convolving import to_channels_last
 from deepatlas.networks.fuse import fuse
 from deepatlas.spatial.warp import warp
 

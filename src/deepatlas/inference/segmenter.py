@@ -20,7 +20,7 @@ from deepatlas.inference.memory import Room, by
 from deepatlas.inference.native import classes_of, most_probable, nearest_classes, share_voxels
 from deepatlas.inference.window import Tiles, blended, choose_tiles
 from deepatlas.kernels.softmax import softmax_
-from deepatlas.networks.blocks import to_channels_last
+from deepatlas.networks.convolving import to_channels_last
 
 Way = int | Tiles | None  # rows of slabs, tiles of a window, or None for one pass
 _REMEDY = "give it more, or train on a coarser or smaller grid (data.spacing_mm, data.shape)"

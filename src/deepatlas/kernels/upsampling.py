@@ -1,9 +1,8 @@
-"""A decoder's input by the kernels of `joining`, as an autograd function."""
+"""What was computed between coarse voxels added at fine ones, by `corners`, for autograd."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -12,63 +11,63 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deepatlas.kernels import empty, flat_values, in_parts, to_rows, usable
+from deepatlas.kernels import empty, flat_values, in_parts, three_axes, to_rows
 
 _WORD = 8  # bytes that are copied at once
 
 
-def joinable(x: Tensor, skip: Tensor) -> bool:
-    """Whether `double_and_join` can do it: skip is twice as large, channels are whole words."""
-    if (len(x), *(2 * n for n in x.shape[2:])) != (len(skip), *skip.shape[2:]):
-        return False
-    whole = all(t.shape[1] * t.element_size() % _WORD == 0 for t in (x, skip))
-    return whole and usable(x, skip, half=True)
+def add_at_corners(corners: Tensor, fine: Tensor) -> Tensor:
+    """What corners have, added in place to the fine voxels around them; see `kernels.corners`.
+
+    Parameters
+    ----------
+    corners : (B, 2^d C, *(S + 1)), float32 or bfloat16 on the CPU.
+    fine : (B, C, *2S) of the same type, channels last in memory.
+    """
+    out: Tensor = _AddAtCorners.apply(corners, fine)
+    return out
 
 
-def double_and_join(x: Tensor, skip: Tensor) -> Tensor:
-    """x (B, C, *S) at twice its size by repetition, then skip (B, D, *2S): (B, C + D, *2S)."""
-    return _Join.apply(x, skip)
+def _corners() -> ModuleType:
+    from deepatlas.kernels import corners  # numba, slow to import
+
+    return corners
 
 
-def _joining() -> ModuleType:
-    from deepatlas.kernels import joining  # numba, slow to import
-
-    return joining
-
-
-class _Join(torch.autograd.Function):
+class _AddAtCorners(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, skip: Tensor) -> Tensor:
-        x, skip = to_rows(x), to_rows(skip)
-        ctx.shapes = x.shape, skip.shape
-        out = empty((*skip.shape[:-1], x.shape[-1] + skip.shape[-1]), x.dtype)
-        _run(_joining().join, math.prod(out.shape[:-2]), ctx.shapes, np.int64, x, skip, out)
-        return out.movedim(-1, 1)
+    def forward(ctx: Any, corners: Tensor, fine: Tensor) -> Tensor:
+        ctx.mark_dirty(fine)
+        rows, values = to_rows(fine), flat_values(to_rows(corners))
+        assert rows.data_ptr() == fine.data_ptr()
+        kernel = _corners().add_kernel(fine.dtype == torch.bfloat16)
+        count = math.prod(rows.shape[:-2])
+        in_parts(kernel, count, values, flat_values(rows), *_places(rows), rows.shape[-1])
+        return fine
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        grad, joining = to_rows(upstream), _joining()
-        x, skip = (
-            empty(shape, grad.dtype) if wanted else None
-            for shape, wanted in zip(ctx.shapes, ctx.needs_input_grad, strict=True)
-        )
-        if skip is not None:
-            _run(joining.part, math.prod(skip.shape[:-2]), ctx.shapes, np.int64, grad, skip)
-        if x is not None:
-            half = grad.dtype == torch.bfloat16
-            kind = np.uint32 if half else np.float32
-            _run(joining.sum_kernel(half), math.prod(x.shape[:-2]), ctx.shapes, kind, grad, x)
-        return tuple(None if t is None else t.movedim(-1, 1) for t in (x, skip))
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor]:
+        if not ctx.needs_input_grad[0]:
+            return None, upstream
+        grad = to_rows(upstream)
+        deep, *coarse = _places(grad)
+        items, channels = len(grad), 4 * deep * grad.shape[-1]
+        space = [n + 1 for n in coarse[-(grad.ndim - 2) :]]
+        out = empty((items, *space, channels), grad.dtype)
+        values = [flat_values(grad), flat_values(out)]
+        size = values[0].itemsize
+        if grad.shape[-1] * size % _WORD == 0:
+            values = [x.view(np.int64) for x in values]
+            size = _WORD
+        words = grad.shape[-1] * grad.element_size() // size
+        count = math.prod(out.shape[:-2])
+        in_parts(_corners().gather, count, *values, deep, *coarse, words)
+        return out.movedim(-1, 1), upstream
 
 
-def _run(
-    kernel: Any, rows: int, shapes: Sequence[torch.Size], kind: type[np.generic], *tensors: Tensor
-) -> None:
-    """Run it on so many rows of these tensors, taken as values of this kind; shapes of x, skip."""
-    place = len(shapes[0]) - 3, *shapes[0][-3:-1]
-    channels = (
-        shape[-1] * tensors[0].element_size() // np.dtype(kind).itemsize for shape in shapes
-    )
-    values = [flat_values(tensor).view(kind) for tensor in tensors]
-    in_parts(kernel, rows, *values, *place, *channels)
+def _places(fine: Tensor) -> tuple[int, int, int, int]:
+    """Of rows of fine voxels: whether three axes are doubled (2) or two (1), and coarse voxels."""
+    deep = fine.ndim - 3
+    depth, height, width = three_axes(fine.shape[1:-1])
+    return deep, depth // deep, height // 2, width // 2

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepatlas.kernels import upsampling
 from deepatlas.networks.convolving import Convolution2d, Convolution3d
+from deepatlas.networks.joined import convolve_joined
 from deepatlas.networks.normalisation import NormActivation
 
 SLOPE = 0.2  # of LeakyReLU, as in VoxelMorph
@@ -37,24 +37,9 @@ class Block(nn.Module):
             else nn.LeakyReLU(SLOPE, inplace=True)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.convolution(x))
-
-
-def join(x: Tensor, skip: Tensor | None = None) -> Tensor:
-    """A coarser level at twice its size, by repetition, beside what came down, if anything did."""
-    if skip is None:
-        return x
-    skip = skip.to(x.dtype)
-    if upsampling.joinable(x, skip):
-        return upsampling.double_and_join(x, skip)
-    return torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), skip], dim=1)
-
-
-def after_join(block: nn.Module, *inputs: Tensor) -> Tensor:
-    """What a block makes of `join(*inputs)`."""
-    out: Tensor = block(join(*inputs))
-    return out
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Of x, or of x at twice its size beside `skip`, as `join` puts them together."""
+        return self.activation(convolve_joined(self.convolution, x, skip))
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -78,9 +63,3 @@ def channels_last(module: nn.Module, ndim: int) -> nn.Module:
         if parameter.ndim == ndim + 2:  # Module.to(memory_format=...) trips over any other
             parameter.data = parameter.data.contiguous(memory_format=layout)
     return module
-
-
-def to_channels_last(x: Tensor) -> Tensor:
-    """The same values, channels last in memory."""
-    layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
-    return x.contiguous(memory_format=layout)

@@ -41,14 +41,27 @@ class _Folding(nn.Module):
         half = _half(x, weight)
         if half and torch.is_grad_enabled() and _is_small(self, x.shape[2:], _results(self, x)):
             return _in_float32(super()._conv_forward, x, weight, bias)  # type: ignore[misc]
-        fold = folds(self, x.shape[-1]) if half else 1
-        if fold == 1:
+        if not half or not is_plain(self):
             return super()._conv_forward(strictly_channels_last(x), weight, bias)  # type: ignore[misc]
-        with torch.autocast("cpu", enabled=False):  # zeros added to float32 weights: exact
-            weight = folded_weight(weight, fold)
-            bias = None if bias is None else bias.repeat(fold)
-        convolve = F.conv2d if x.ndim == 4 else F.conv3d
-        return unfolded(convolve(folded(x, fold), weight, bias, padding=1), fold)
+        return convolve(x, weight, bias)
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A plain convolution (see `is_plain`) on the CPU."""
+    plain = F.conv2d if x.ndim == 4 else F.conv3d
+    fold = folds(weight, x.shape[-1]) if _half(x, weight) else 1
+    if fold == 1:
+        return plain(strictly_channels_last(x), weight, bias, padding=1)
+    with torch.autocast("cpu", enabled=False):  # zeros added to float32 weights: exact
+        weight = folded_weight(weight, fold)
+        bias = None if bias is None else bias.repeat(fold)
+    return unfolded(plain(folded(x, fold), weight, bias, padding=1), fold)
+
+
+def is_plain(layer: Any) -> bool:
+    """Whether a convolution has a kernel of 3 and a border of one 0, and keeps the size."""
+    plain = all(set(getattr(layer, key)) == {value} for key, value in _PLAIN.items())
+    return plain and layer.groups == 1 and layer.padding_mode == "zeros"
 
 
 def _half(x: Tensor, weight: Tensor) -> bool:
@@ -97,14 +110,11 @@ class Convolution3d(_Folding, nn.Conv3d):
     """`nn.Conv3d`, faster on CPUs where there are few channels."""
 
 
-def folds(layer: Any, width: int) -> int:
+def folds(weight: Tensor, width: int) -> int:
     """How many voxels along the last axis are best taken as one."""
-    plain = all(set(getattr(layer, key)) == {value} for key, value in _PLAIN.items())
-    most = max(layer.in_channels, layer.out_channels)
-    if not plain or layer.groups != 1 or layer.padding_mode != "zeros":
+    if min(weight.shape[:2]) > _FEW:
         return 1
-    if min(layer.in_channels, layer.out_channels) > _FEW:
-        return 1
+    most = max(weight.shape[:2])
     return next((n for n in (4, 2) if n * most <= _WIDEST and width % n == 0), 1)
 
 
@@ -143,6 +153,12 @@ def _places(fold: int) -> Tensor:
 
 with torch.inference_mode(False):  # they take part in steps with gradients
     _PLACES = {fold: _places(fold) for fold in (2, 4)}
+
+
+def to_channels_last(x: Tensor) -> Tensor:
+    """The same values, channels last in memory."""
+    layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    return x.contiguous(memory_format=layout)
 
 
 def strictly_channels_last(x: Tensor) -> Tensor:

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from deepatlas.networks.blocks import (
-    Block,
-    after_join,
-    convolution,
-    crop,
-    join,
-    pad_to_multiple,
-    to_channels_last,
-)
+from deepatlas.networks.blocks import Block, convolution, crop, pad_to_multiple
+from deepatlas.networks.convolving import to_channels_last
+from deepatlas.networks.joined import join
 from deepatlas.networks.recompute import level
 from deepatlas.networks.registration.base import Deformation, RegistrationNetwork
 from deepatlas.spatial.field import double
@@ -113,10 +106,10 @@ class VoxelMorphNetwork(RegistrationNetwork):
             skips.append(level(block, skips[-1], recompute=self.recompute))
         inputs = [skips.pop()]
         for block in self.up:
-            x = level(partial(after_join, block), *inputs, recompute=self.recompute)
+            x = level(block, *inputs, recompute=self.recompute)
             inputs = [x, skips.pop()]
         for block in self.final:
-            inputs = [level(partial(after_join, block), *inputs, recompute=self.recompute)]
+            inputs = [level(block, *inputs, recompute=self.recompute)]
         x = join(*inputs)
         half = self.config.half_resolution
         wanted = [(n + 1) // 2 for n in shape] if half else list(shape)

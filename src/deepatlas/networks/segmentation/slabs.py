@@ -17,10 +17,13 @@ from torch.nn import functional as F
 
 from deepatlas import kernels
 from deepatlas.kernels import normalise
-from deepatlas.networks.blocks import Block, join, to_channels_last
+from deepatlas.networks.blocks import Block
+from deepatlas.networks.convolving import to_channels_last
+from deepatlas.networks.joined import convolve_joined
 from deepatlas.networks.normalisation import NormActivation
 
-Rows = Callable[[int, int], Tensor]  # of a map: those from the first to before the last
+# Of one map, or of two that are joined: rows from the first to before the last.
+Rows = Callable[[int, int], Sequence[Tensor]]
 
 
 class _Known:
@@ -86,20 +89,21 @@ def logits_in_slabs(
 
     def around(inside: Rows, a: int, b: int, beside: int, block: Block) -> Tensor:
         low = max(0, a - beside)
-        return block.convolution(inside(low, min(size, b + beside))).narrow(2, a - low, b - a)
+        out = convolve_joined(block.convolution, *inside(low, min(size, b + beside)))
+        return out.narrow(2, a - low, b - a)
 
     def raw(a: int, b: int) -> Tensor:
-        return around(lambda low, high: image.narrow(2, low, high - low), a, b, 1, first)
+        return around(lambda low, high: [image.narrow(2, low, high - low)], a, b, 1, first)
 
     def halved(a: int, b: int) -> Tensor:
         low = max(0, a - 2)  # even, so that strides fall on the same rows
         return strided.convolution(norm(raw(low, b))).narrow(2, (a - low) // 2, (b - a) // 2)
 
-    def both(a: int, b: int) -> Tensor:
-        return join(below.narrow(2, a // 2, (b - a) // 2), norm(raw(a, b)))
+    def both(a: int, b: int) -> list[Tensor]:
+        return [below.narrow(2, a // 2, (b - a) // 2), norm(raw(a, b))]
 
-    def once(a: int, b: int) -> Tensor:
-        return inner(kept.narrow(2, a, b - a))
+    def once(a: int, b: int) -> list[Tensor]:
+        return [inner(kept.narrow(2, a, b - a))]
 
     def twice(a: int, b: int) -> Tensor:
         return around(once, a, b, 1, up[1])

@@ -10,14 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepatlas.networks.blocks import (
-    Block,
-    after_join,
-    convolution,
-    crop,
-    pad_to_multiple,
-    to_channels_last,
-)
+from deepatlas.networks.blocks import Block, convolution, crop, pad_to_multiple
+from deepatlas.networks.convolving import to_channels_last
 from deepatlas.networks.recompute import level
 from deepatlas.networks.segmentation.slabs import logits_in_slabs
 
@@ -88,7 +82,7 @@ class UNetNetwork(nn.Module):
             skips.append(x)
         skips.pop()
         for stage in up:
-            x = level(partial(after_join, stage), x, skips.pop(), recompute=self.recompute)
+            x = level(partial(_up, stage), x, skips.pop(), recompute=self.recompute)
         return x
 
     def in_slabs(self, image: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
@@ -112,6 +106,14 @@ class UNetNetwork(nn.Module):
             if left > 0:
                 here = (min(left, logits.shape[2]), *image.shape[3:])
                 yield start, crop(logits, here).to(torch.float32)
+
+
+def _up(stage: Any, x: Tensor, skip: Tensor) -> Tensor:
+    first, *others = _blocks(stage)
+    x = first(x, skip)
+    for block in others:
+        x = block(x)
+    return x
 
 
 def _blocks(stage: Any) -> list[Block]:
