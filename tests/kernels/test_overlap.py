@@ -27,7 +27,10 @@ def two_maps(shape: tuple[int, ...], hard: bool) -> list[Tensor]:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("hard", [True, False])
 @pytest.mark.parametrize("first", [(True, False), (True, True), (False, False)])
-def test_sums_and_gradients(shape: tuple[int, ...], hard: bool, first: tuple[bool, bool]) -> None:
+@pytest.mark.parametrize("product", [False, True])
+def test_sums_and_gradients(
+    shape: tuple[int, ...], hard: bool, first: tuple[bool, bool], product: bool
+) -> None:
     maps = [
         x.contiguous() if channels_first else to_channels_last(x)
         for x, channels_first in zip(two_maps(shape, hard), first, strict=True)
@@ -35,7 +38,7 @@ def test_sums_and_gradients(shape: tuple[int, ...], hard: bool, first: tuple[boo
 
     def results(p: Tensor, q: Tensor) -> list[Tensor]:
         p, q = p.detach().requires_grad_(), q.detach().requires_grad_()
-        apart, both = differences(p, q)
+        apart, both = differences(p, q, product=product)
         assert apart.shape == both.shape == shape[:2]
         likely = log_likelihood(p, q, FLOOR)
         assert likely.shape == shape[:1]

@@ -51,6 +51,19 @@ def test_dice_is_the_papers_with_one_hard_side(background: bool) -> None:
         assert SoftDice(background)(p, q).item() == pytest.approx(peer, abs=1e-6)
 
 
+@pytest.mark.parametrize("background", [True, False])
+def test_dice_of_products_is_monais_for_soft_maps(background: bool) -> None:
+    p, q = _soft(0).requires_grad_(), _soft(1).requires_grad_()
+    peer = DiceLoss(include_background=background, smooth_nr=0, smooth_dr=0)(p, q)
+    found = SoftDice(background, product=True)(p, q)
+    assert found.item() == pytest.approx(peer.item(), abs=1e-6)
+    wanted = torch.autograd.grad(peer, [p, q])
+    for one, other in zip(torch.autograd.grad(found, [p, q]), wanted, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-8)
+    together = DiceCE(background=background, product=True)(p, q)
+    assert together.item() == pytest.approx(peer.item() + CrossEntropy()(p, q).item(), abs=1e-5)
+
+
 def test_dice_is_least_at_the_target() -> None:
     target = _soft(2, dtype=torch.float64)[..., :3]
     logits = torch.zeros_like(target, requires_grad=True)

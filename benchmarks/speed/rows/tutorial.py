@@ -10,7 +10,7 @@ warps and losses are ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from benchmarks.speed import inputs
 from benchmarks.speed.measure import Candidate, Case, Outputs, Row
+from deepatlas.data import batches
 from deepatlas.kernels.softmax import softmax
-from deepatlas.losses.fused import with_gradient
+from deepatlas.losses.overlap import SoftDice
 from deepatlas.losses.regularity import Bending
 from deepatlas.losses.similarity import LocalNCC
 from deepatlas.networks.blocks import channels_last
@@ -109,6 +110,7 @@ class Ours(Monai):
         floor = FLOOR / WINDOW**3
         self.ncc = LocalNCC(WINDOW, signed=False, smallest_variance=floor, border="zeros")
         self.bending = Bending("central")
+        self.overlap = SoftDice(background=True, product=True)
 
     def prepare(self, both: nn.ModuleDict) -> None:
         fuse(channels_last(both, 3))
@@ -123,33 +125,16 @@ class Ours(Monai):
 
     def registration(self, field: Tensor, maps: tuple[Tensor, Tensor], pair: Pair) -> Tensor:
         moved = warp(pair.moving, field, outside="border")
-        anatomy = product_dice(warp(maps[0], field, outside="border"), maps[1])
+        anatomy = self.overlap(warp(maps[0], field, outside="border"), maps[1])
         # Ours is 1 - NCC^2 and the sum over components, MONAI's -NCC^2 and their mean.
         regularity = self.bending(field, (1.0, 1.0, 1.0)) / 3
         return self.ncc(moved, pair.fixed) - 1 + ANATOMY * anatomy + self.weight * regularity
 
     def segmentation(self, maps: tuple[Tensor, Tensor], field: Tensor, pair: Pair) -> Tensor:
-        target = one_hot(pair.fixed_labels, CLASSES)
-        supervised = product_dice(maps[1], target)
+        target = batches.one_hot(pair.fixed_labels[:, 0], CLASSES)
+        supervised = self.overlap(maps[1], target)
         carried = warp(maps[0], field, mode="nearest", outside="border")
-        return ANATOMY * product_dice(carried, target) + SUPERVISED * supervised
-
-
-def product_dice(p: Tensor, q: Tensor, smooth: float = 1e-5) -> Tensor:
-    """1 - 2 sum(pq) / (sum p + sum q) of every class: the tutorial's formula, which ours is not."""
-    axes = tuple(range(2, p.ndim))
-
-    def compute(wanted: Sequence[bool]) -> tuple[Tensor, list[Tensor | None]]:
-        above = 2 * (p * q).sum(dim=axes, keepdim=True) + smooth
-        below = p.sum(dim=axes, keepdim=True) + q.sum(dim=axes, keepdim=True) + smooth
-        constant, factor = above / below.square() / above.numel(), -2 / below / above.numel()
-        gradients = [
-            torch.addcmul(constant, factor, other) if this else None
-            for this, other in zip(wanted, (q, p), strict=True)
-        ]
-        return (1 - above / below).mean(), gradients
-
-    return with_gradient(compute, p, q)
+        return ANATOMY * self.overlap(carried, target) + SUPERVISED * supervised
 
 
 class Trainer:

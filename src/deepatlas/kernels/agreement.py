@@ -6,6 +6,9 @@ of a channel is repeated along it. Maps are flat, (items, count) float32.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 
 from deepatlas.kernels.compiled import jit
@@ -15,40 +18,53 @@ F32 = np.float32
 _BLOCK = 64  # rows summed in float32 before they are added in float64
 
 
-@jit
-def difference_kernel(p, q, count, row, first, last):  # type: ignore[no-untyped-def]
-    """(items, 2, row) float64: sums of |p - q| and of p + q, by place in the row."""
-    rows = -(-count // row)
-    out = np.zeros((len(p) // count, 2, row), np.float64)
-    one, two = np.zeros(row, F32), np.zeros(row, F32)
-    for start in range(first, last, _BLOCK):
-        for r in range(start, min(start + _BLOCK, last)):
+@lru_cache(maxsize=2)
+def sums_kernel(product: bool) -> Any:
+    """(items, 2, row) float64: sums of |p - q| (or of p q) and of p + q, by place in the row."""
+
+    @jit
+    def sums(p, q, count, row, first, last):  # type: ignore[no-untyped-def]
+        rows = -(-count // row)
+        out = np.zeros((len(p) // count, 2, row), np.float64)
+        one, two = np.zeros(row, F32), np.zeros(row, F32)
+        for start in range(first, last, _BLOCK):
+            for r in range(start, min(start + _BLOCK, last)):
+                item, low, high = place_of(r, count, row)
+                a, b = p[low:high], q[low:high]
+                for c in range(len(a)):
+                    one[c] += a[c] * b[c] if product else abs(a[c] - b[c])
+                    two[c] += a[c] + b[c]
+                if r + 1 == min(start + _BLOCK, last) or (r + 1) % rows == 0:
+                    for c in range(row):
+                        out[item, 0, c] += one[c]
+                        out[item, 1, c] += two[c]
+                    one[:] = 0
+                    two[:] = 0
+        return out
+
+    return sums
+
+
+@lru_cache(maxsize=2)
+def back_sums_kernel(product: bool) -> Any:
+    """Fills out with by_first * sign(p - q) (or by_first * q) + by_both; these are (items, row)."""
+
+    @jit
+    def back_sums(  # type: ignore[no-untyped-def]
+        p, q, out, by_first, by_both, count, row, first, last
+    ):
+        for r in range(first, last):
             item, low, high = place_of(r, count, row)
-            a, b = p[low:high], q[low:high]
+            a, b, into = p[low:high], q[low:high], out[low:high]
+            along, rest = by_first[item], by_both[item]
             for c in range(len(a)):
-                one[c] += abs(a[c] - b[c])
-                two[c] += a[c] + b[c]
-            if r + 1 == min(start + _BLOCK, last) or (r + 1) % rows == 0:
-                for c in range(row):
-                    out[item, 0, c] += one[c]
-                    out[item, 1, c] += two[c]
-                one[:] = 0
-                two[:] = 0
-    return out
+                if product:
+                    into[c] = along[c] * b[c] + rest[c]
+                else:
+                    step = along[c] if a[c] > b[c] else -along[c]
+                    into[c] = (step if a[c] != b[c] else F32(0)) + rest[c]
 
-
-@jit
-def back_difference_kernel(  # type: ignore[no-untyped-def]
-    p, q, out, by_apart, by_both, count, row, first, last
-):
-    """Fills out with by_apart * sign(p - q) + by_both; these are (items, row)."""
-    for r in range(first, last):
-        item, low, high = place_of(r, count, row)
-        a, b, into = p[low:high], q[low:high], out[low:high]
-        sign, rest = by_apart[item], by_both[item]
-        for c in range(len(a)):
-            step = sign[c] if a[c] > b[c] else -sign[c]
-            into[c] = (step if a[c] != b[c] else F32(0)) + rest[c]
+    return back_sums
 
 
 @jit

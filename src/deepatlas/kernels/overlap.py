@@ -14,12 +14,13 @@ from deepatlas.kernels import empty, to_rows, usable
 from deepatlas.kernels.normalise import Rows
 
 
-def differences(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+def differences(p: Tensor, q: Tensor, *, product: bool = False) -> tuple[Tensor, Tensor]:
     """Sums over voxels of |p - q| and of p + q.
 
     Parameters
     ----------
     p, q : (B, C, *S).
+    product : sum p q in place of |p - q|.
 
     Returns
     -------
@@ -29,9 +30,10 @@ def differences(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         maps = p.shape[:2]
         if p.is_contiguous() and q.is_contiguous():  # channels first: each map by itself, no copies
             p, q = (x.flatten(0, 1).unsqueeze(1) for x in (p, q))
-        apart, both = _Differences.apply(p, q)
-        return apart.reshape(maps), both.reshape(maps)
-    return (p - q).abs().flatten(2).sum(dim=2), (p + q).flatten(2).sum(dim=2)
+        first, both = _Sums.apply(p, q, product)
+        return first.reshape(maps), both.reshape(maps)
+    each = p * q if product else (p - q).abs()
+    return each.flatten(2).sum(dim=2), (p + q).flatten(2).sum(dim=2)
 
 
 def log_likelihood(p: Tensor, q: Tensor, floor: float) -> Tensor:
@@ -50,27 +52,30 @@ def _agreement() -> ModuleType:
     return agreement
 
 
-class _Differences(torch.autograd.Function):
+class _Sums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, p: Tensor, q: Tensor, product: bool) -> tuple[Tensor, ...]:
         p, q = to_rows(p), to_rows(q)
         rows = Rows(p, pooled=False)
         ctx.save_for_backward(p, q)
-        return tuple(x.float() for x in rows.summed(rows.run(_agreement().difference_kernel, p, q)))
+        ctx.product = product
+        sums = rows.run(_agreement().sums_kernel(product), p, q)
+        return tuple(x.float() for x in rows.summed(sums))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_apart: Tensor, by_both: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, by_first: Tensor, by_both: Tensor) -> tuple[Tensor | None, ...]:
         one, two = ctx.saved_tensors
         rows = Rows(one, pooled=False)
-        along = rows.spread(by_apart), rows.spread(by_both)
+        kernel = _agreement().back_sums_kernel(ctx.product)
+        along = rows.spread(by_first), rows.spread(by_both)
         found: list[Tensor | None] = []
-        for wanted, p, q in zip(ctx.needs_input_grad, (one, two), (two, one), strict=True):
+        for wanted, p, q in zip(ctx.needs_input_grad[:2], (one, two), (two, one), strict=True):
             out = empty(p.shape) if wanted else None
             if out is not None:
-                rows.run(_agreement().back_difference_kernel, p, q, out, *along)
+                rows.run(kernel, p, q, out, *along)
             found.append(None if out is None else out.movedim(-1, 1))
-        return tuple(found)
+        return *found, None
 
 
 class _LogLikelihood(torch.autograd.Function):

@@ -29,9 +29,12 @@ class SoftDice:
     ----------
     background : count the background as a class, in scans where every class is annotated
         (elsewhere nobody knows where it is).
+    product : 1 - 2 sum(pq) / (sum p + sum q) for soft maps, too, as MONAI's Dice has it, to repeat
+        what was trained with it; two equal soft maps then have a loss, least where they are hard.
     """
 
     background: bool = False
+    product: bool = False
 
     def __call__(
         self,
@@ -48,7 +51,9 @@ class SoftDice:
             if weight is not None:
                 weight = weight.to(p.dtype)
                 p, q = p * weight, q * weight
-            apart, mass = differences(p, q)
+            apart, mass = differences(p, q, product=self.product)
+            if self.product:
+                apart = mass - 2 * apart
             if not self.background:
                 apart, mass = apart[:, 1:], mass[:, 1:]
             counted = annotated & (mass.detach() > _ABSENT)

@@ -17,12 +17,13 @@ class DiceCE:
     Parameters
     ----------
     cross_entropy : weight of the cross-entropy beside Dice, not negative.
-    background, floor : as in `SoftDice` and `CrossEntropy`.
+    background, floor, product : as in `SoftDice` and `CrossEntropy`.
     """
 
     cross_entropy: float = 1.0
     background: bool = SoftDice.background
     floor: float = CrossEntropy.floor
+    product: bool = SoftDice.product
 
     def __post_init__(self) -> None:
         if self.cross_entropy < 0:
@@ -38,6 +39,5 @@ class DiceCE:
     ) -> Tensor:
         """Scalar from probabilities (B, C, *S); see `protocols.Overlap`."""
         maps = (prediction, target, present, weight)
-        return SoftDice(self.background)(*maps) + self.cross_entropy * CrossEntropy(self.floor)(
-            *maps
-        )
+        dice, cross_entropy = SoftDice(self.background, self.product), CrossEntropy(self.floor)
+        return dice(*maps) + self.cross_entropy * cross_entropy(*maps)
