@@ -43,7 +43,8 @@ def test_a_command_looks_for_garbage_seldom() -> None:
 
 def test_a_process_that_leaves_says_all_and_does_what_was_left_for_its_end() -> None:
     code = """
-import atexit, sys
+import atexit, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from deepatlas.process import leave
 
 class Kept:
@@ -54,12 +55,25 @@ kept = Kept()
 atexit.register(lambda: print("at the end", end=""))
 print("no line's end", end="", file=sys.stderr)
 print("one line")
+pool = ThreadPoolExecutor(1)  # whose thread waits for more to do
+pool.submit(print, "of a pool")
+late = lambda: (time.sleep(0.2), print("of a thread"))
+threading.Thread(target=late).start()
 leave(3)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 3
-    assert done.stdout == "one line\nat the end"
+    assert done.stdout == "one line\nof a pool\nof a thread\nat the end"
     assert done.stderr == "no line's end"
+
+
+def test_a_stream_that_is_closed_keeps_no_other_from_being_written() -> None:
+    code = "import sys; from deepatlas.process import leave; print('all', end='');"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code} sys.stderr = None; leave(0)"], capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "all")
 
 
 def test_garbage_is_looked_for_as_ever_where_torch_is_loaded() -> None:

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from deepatlas.networks import convolving
+from deepatlas.networks import convolving, joined
 
 PACKAGES = (
     "torch", "numpy", "monai", "voxelmorph", "neurite", "antspyx", "SimpleITK",
@@ -114,10 +114,11 @@ def _best(run: Callable[[], Any], goes: int) -> float:
 def convolution_flops(run: Callable[[], Any]) -> float:
     """Floating-point operations of all convolutions of a call, forward and backward.
 
-    Those of the layers as they are, not of what `networks.convolving` makes of them.
+    Those of the layers as they are, not of what `networks` makes of them.
     """
     with (
         patch.object(convolving, "folds", return_value=1),
+        patch.object(joined, "splits", return_value=False),
         FlopCounterMode(display=False) as counter,
     ):
         run()

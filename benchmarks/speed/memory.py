@@ -26,8 +26,8 @@ import torch
 MARK = "peak-mib:"
 # For glibc: what is freed goes back at once, so that blocks kept from before do not hide new ones.
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-# Not for commands: with the second Python would compile our sources anew in every process.
-NOT_A_USERS = {*GIVE_BACK, "PYTHONDONTWRITEBYTECODE"}
+# With the last Python would compile sources that are not installed anew in every process.
+NOT_FOR_COMMANDS = {*GIVE_BACK, "PYTHONDONTWRITEBYTECODE"}
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 # Runs a script or, with -m, a module, and writes its peak to a file. On Linux by its own mark:
 # ru_maxrss begins with what the process that started it held.
@@ -74,7 +74,7 @@ def call(arguments: Sequence[str]) -> tuple[subprocess.CompletedProcess[str], fl
     with tempfile.TemporaryDirectory() as folder:
         into = Path(folder) / "peak"
         command = [sys.executable, "-c", WATCHING, str(into), *arguments]
-        environment = {k: v for k, v in os.environ.items() if k not in NOT_A_USERS}
+        environment = {k: v for k, v in os.environ.items() if k not in NOT_FOR_COMMANDS}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         peak = float(into.read_text()) if into.is_file() else math.nan
     _called.append(peak)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from deepatlas.cli import script
+import sys
+
+from deepatlas.cli import main
 
 if __name__ == "__main__":
-    script()
+    sys.exit(main())

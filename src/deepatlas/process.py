@@ -15,6 +15,8 @@ import ctypes
 import gc
 import os
 import sys
+import threading
+from contextlib import suppress
 from typing import NoReturn
 
 ENVIRONMENT = {
@@ -42,13 +44,19 @@ def collect_seldom() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process once what was registered for its end is done; the system frees the rest."""
-    try:
+    """End this process; the system frees what it holds.
+
+    As at any end of Python, threads have ended before, what was registered for the end is done, and
+    all that was said is written.
+    """
+    with suppress(Exception):
+        threading._shutdown()  # type: ignore[attr-defined]
+    with suppress(Exception):
         atexit._run_exitfuncs()
-        sys.stderr.flush()
-        sys.stdout.flush()
-    finally:
-        os._exit(code)
+    for stream in (sys.stderr, sys.stdout):
+        with suppress(AttributeError, OSError, ValueError):  # it is closed
+            stream.flush()
+    os._exit(code)
 
 
 def keep_freed_memory() -> None:

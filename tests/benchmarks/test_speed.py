@@ -23,6 +23,7 @@ from benchmarks.speed.peers.vxm_dense import Fast, VxmDense, lively
 from benchmarks.speed.profile import kind_of
 from benchmarks.speed.rows import ROWS
 from deepatlas.networks.convolving import Convolution3d, folds
+from deepatlas.networks.joined import convolve_joined
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:monai")
 DIFFER = ("ours, of recipes", "voxelmorph")  # formulas, and what lies outside the grid
@@ -159,6 +160,9 @@ def test_operations_are_those_of_the_layer_not_of_its_fast_form() -> None:
     assert folds(layer.weight, 8) > 1
     with torch.no_grad():
         assert convolution_flops(lambda: layer(x)) == 2 * 27 * 8 * 8 * 8**3
+        coarse = torch.rand(1, 4, 4, 4, 4).bfloat16()
+        joined = convolution_flops(lambda: convolve_joined(layer, coarse, x[:, :4]))
+        assert joined == 2 * 27 * 8 * 8 * 8**3
 
 
 def test_vxm_dense_has_the_weights_of_the_package() -> None:

@@ -44,7 +44,7 @@ def test_without_a_place_for_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda: normal.back_apply_kernel(True, True),
         lambda: normal.back_moments_kernel(False, True, True),
         lambda: exponential.softmax_kernel(True, 3),
-        lambda: exponential.back_kernel(0),
+        lambda: exponential.back_kernel(True, 0),
         *(
             lambda f=f: f(3, 2, True)
             for f in (trilinear.values_kernel, trilinear.index_kernel, trilinear.image_kernel)

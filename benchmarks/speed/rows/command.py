@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,12 +16,14 @@ from deepatlas.data.phantom import Phantom
 from deepatlas.io.images import write_image, write_labels
 from deepatlas.spatial.geometry import Volume
 
+_SCRIPT = Path(sys.executable).with_name("deepatlas")  # as it is installed
+OURS = (str(_SCRIPT),) if _SCRIPT.exists() else ("-m", "deepatlas")
 WRITTEN = ("moved.nii.gz", "transform.h5", "affine.mat")
 
 
 def register(run: str, moving: str, fixed: str) -> Case:
     """Of two scans as they come; `run` is a trained run, whose plan says how it aligns."""
-    ours = ["-m", "deepatlas", "register", run, "--moving", moving]
+    ours = [*OURS, "register", run, "--moving", moving]
     ours += ["--fixed", fixed, "--out"]
     ants = [ants_register.__file__, moving, fixed]
     return Case(
@@ -47,7 +50,7 @@ def check(scans: int) -> Case:
 
     return Case(
         [
-            Candidate("deepatlas", of_folder("-m", "deepatlas", "check"), "a command"),
+            Candidate("deepatlas", of_folder(*OURS, "check"), "a command"),
             Candidate(
                 "a script",
                 of_folder(read_scans.__file__),
@@ -79,7 +82,7 @@ def start() -> Case:
     """`--help`, which loads no library."""
     return Case(
         [
-            Candidate("deepatlas", _calling(["-m", "deepatlas", "--help"]), "`--help`"),
+            Candidate("deepatlas", _calling([*OURS, "--help"]), "`--help`"),
             Candidate("Python", _calling(["-m", "this"]), "a module that prints a page"),
             Candidate("PyTorch", _calling(["-m", "torch.version"]), "its import"),
         ],

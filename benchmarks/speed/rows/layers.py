@@ -147,9 +147,9 @@ def overlap(size: int, count: int) -> Case:
 def decoder(size: int) -> Case:
     """Of a coarser level at twice its size beside what came down, as our U-Net's finest has it."""
     torch.manual_seed(0)
-    plain = channels_last(_Joining(32 + 16, 16).bfloat16(), 3)
-    ours = copy.deepcopy(plain)
-    ours.__class__ = _Ours
+    layer = channels_last(nn.Conv3d(32 + 16, 16, 3, padding=1).bfloat16(), 3)
+    plain, ours = _Decoder(layer, ours=False), _Decoder(copy.deepcopy(layer), ours=True)
+    ours.layer.__class__ = FASTER[type(layer)]
     coarse = to_channels_last(inputs.smooth(2, 32, [size // 2] * 3).bfloat16())
     skip = to_channels_last(inputs.smooth(2, 16, [size] * 3, seed=1).bfloat16())
     return Case(
@@ -162,18 +162,17 @@ def decoder(size: int) -> Case:
     )
 
 
-class _Joining(nn.Conv3d):
-    def __init__(self, channels: int, outputs: int) -> None:
-        super().__init__(channels, outputs, 3, padding=1)
+class _Decoder(nn.Module):
+    def __init__(self, layer: nn.Module, *, ours: bool) -> None:
+        super().__init__()
+        self.layer, self.ours = layer, ours
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        if self.ours:
+            return convolve_joined(self.layer, x, skip)
         doubled = F.interpolate(x, scale_factor=2, mode="nearest")
-        return super().forward(torch.cat([doubled, skip], dim=1))
-
-
-class _Ours(_Joining):
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
-        return convolve_joined(self, x, skip)
+        out: Tensor = self.layer(torch.cat([doubled, skip], dim=1))
+        return out
 
 
 FULL, SMALL, TINY = {"size": 96}, {"size": 64}, {"size": 16}

@@ -118,7 +118,7 @@ class Ours(Monai):
     def apply(self, network: nn.Module, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
             out: Tensor = network(to_channels_last(x))
-        return out.float()
+        return out
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return softmax(logits)
@@ -172,7 +172,7 @@ class Trainer:
 
     def _field(self, pair: Pair) -> Tensor:
         both = torch.cat([pair.fixed, pair.moving], dim=1)
-        return self.parts.apply(self.networks["registration"], both)
+        return self.parts.apply(self.networks["registration"], both).float()
 
     def _maps(self, pair: Pair) -> tuple[Tensor, Tensor]:
         network = self.networks["segmentation"]

@@ -77,7 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def script() -> NoReturn:
-    """The command as a process, which ends with it."""
+    """The installed command: a process of its own, which ends with it.
+
+    `python -m deepatlas` returns to whoever runs the module, a profiler or a notebook.
+    """
     leave(main())
 
 

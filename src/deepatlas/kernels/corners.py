@@ -16,7 +16,7 @@ import numpy as np
 from deepatlas.kernels.compiled import jit
 from deepatlas.kernels.normal import read_half, write_half
 
-U = np.uint64  # an index that may be negative costs a question
+U = np.uint64  # of signed indices it is asked at every access whether they are negative
 
 
 @lru_cache(maxsize=2)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from deepatlas.kernels.compiled import jit
-from deepatlas.kernels.normal import read_half
+from deepatlas.kernels.normal import read_half, write_half
 
 F32, I32 = np.float32, np.int32
 _BLOCK = 128  # voxels at a time
@@ -75,9 +75,9 @@ def softmax_kernel(half: bool, few: int) -> Any:
     return softmax
 
 
-@lru_cache(maxsize=8)
-def back_kernel(few: int) -> Any:
-    """Fills out with sharpen * y * (grad - sum of grad * y)."""
+@lru_cache(maxsize=16)
+def back_kernel(half: bool, few: int) -> Any:
+    """Fills out, with `half` of bfloat16, with sharpen * y * (grad - sum of grad * y)."""
 
     @jit
     def back(y, grad, out, channels, sharpen, first, last):  # type: ignore[no-untyped-def]
@@ -88,6 +88,7 @@ def back_kernel(few: int) -> Any:
             for c in range(channels):
                 total += grad[low + c] * y[low + c]
             for c in range(channels):
-                out[low + c] = sharpen * y[low + c] * (grad[low + c] - total)
+                value = sharpen * y[low + c] * (grad[low + c] - total)
+                out[low + c] = write_half(value) if half else value
 
     return back

@@ -74,8 +74,9 @@ class _Softmax(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, None]:
         (y,) = ctx.saved_tensors
         grad = to_rows(upstream)
-        out = empty(y.shape)
+        out = empty(y.shape, ctx.dtype)
         channels, voxels = y.shape[-1], y.numel() // y.shape[-1]
-        given = flat(y), flat(grad), flat(out), channels, np.float32(ctx.sharpen)
-        in_parts(_exponential().back_kernel(_few(channels)), voxels, *given)
-        return out.to(ctx.dtype).movedim(-1, 1), None
+        given = flat(y), flat(grad), flat_values(out), channels, np.float32(ctx.sharpen)
+        kernel = _exponential().back_kernel(ctx.dtype == torch.bfloat16, _few(channels))
+        in_parts(kernel, voxels, *given)
+        return out.movedim(-1, 1), None

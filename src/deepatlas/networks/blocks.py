@@ -42,6 +42,17 @@ class Block(nn.Module):
         return self.activation(convolve_joined(self.convolution, x, skip))
 
 
+class Stage(nn.Sequential):
+    """Blocks one after another, the first of one map or of two, as `Block` takes them."""
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        first, *others = self
+        x = first(x, skip)
+        for block in others:
+            x = block(x)
+        return x
+
+
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Zeros after the last voxel of each axis until its size is a multiple."""
     amounts: list[int] = []

@@ -60,6 +60,8 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def is_plain(layer: Any) -> bool:
     """Whether a convolution has a kernel of 3 and a border of one 0, and keeps the size."""
+    if not isinstance(layer, (nn.Conv2d, nn.Conv3d)):
+        return False
     plain = all(set(getattr(layer, key)) == {value} for key, value in _PLAIN.items())
     return plain and layer.groups == 1 and layer.padding_mode == "zeros"
 

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepatlas.kernels import upsampling, usable
+from deepatlas.kernels import adding, usable
 from deepatlas.networks.convolving import convolve, is_plain, to_channels_last
 
-_LEAST = 4  # coarse voxels along an axis; below it there is little to gain, see `convolving`
+# Coarse voxels along an axis. Below there is little to gain, and of one or two oneDNN's gradients
+# by the weights may be wrong, see `convolving`.
+_LEAST = 4
 
 
 def join(x: Tensor, skip: Tensor | None = None) -> Tensor:
@@ -41,7 +43,7 @@ def convolve_joined(layer: nn.Module, x: Tensor, skip: Tensor | None = None) -> 
     x : (B, C, *S).
     skip : (B, D, *2S), or None, where there is nothing to join.
     """
-    if skip is None or not _splits(layer, x, skip):
+    if skip is None or not splits(layer, x, skip):
         out: Tensor = layer(join(x, skip))
         return out
     given: Any = layer
@@ -49,18 +51,18 @@ def convolve_joined(layer: nn.Module, x: Tensor, skip: Tensor | None = None) -> 
         weight = corner_weight(given.weight[:, : x.shape[1]])
     corners = (F.conv2d if x.ndim == 4 else F.conv3d)(x, weight, padding=1)
     fine = to_channels_last(convolve(skip, given.weight[:, x.shape[1] :], given.bias))
-    if fine.requires_grad and fine._is_view():  # of folded voxels, whose gradient is another's
-        fine = fine.clone()
-    return upsampling.add_at_corners(corners, fine)
+    return adding.add_at_corners(fine, corners)
 
 
-def _splits(layer: Any, x: Tensor, skip: Tensor) -> bool:
+def splits(layer: Any, x: Tensor, skip: Tensor) -> bool:
+    """Whether both maps can be convolved apart."""
     fits = (len(x), *(2 * n for n in x.shape[2:])) == (len(skip), *skip.shape[2:])
     fits = fits and layer.in_channels == x.shape[1] + skip.shape[1]
     kinds = {x.dtype, skip.dtype, layer.weight.dtype}
     if torch.is_autocast_enabled("cpu"):
         kinds = {torch.get_autocast_dtype("cpu")}
     fits = fits and kinds in ({torch.float32}, {torch.bfloat16})
+    fits = fits and not (layer._forward_hooks or layer._forward_pre_hooks)
     return fits and is_plain(layer) and min(x.shape[2:]) >= _LEAST and usable(x, skip, half=True)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from deepatlas.networks.blocks import Block, convolution, crop, pad_to_multiple
+from deepatlas.networks.blocks import Block, Stage, convolution, crop, pad_to_multiple
 from deepatlas.networks.convolving import to_channels_last
 from deepatlas.networks.recompute import level
 from deepatlas.networks.segmentation.slabs import logits_in_slabs
@@ -66,7 +65,7 @@ class UNetNetwork(nn.Module):
         self.up = nn.ModuleList()
         for outputs in reversed(features[:-1]):
             first = Block(ndim, channels + outputs, outputs, norm=True)
-            self.up.append(nn.Sequential(first, Block(ndim, outputs, outputs, norm=True)))
+            self.up.append(Stage(first, Block(ndim, outputs, outputs, norm=True)))
             channels = outputs
         self.logits = convolution(ndim, channels, classes, kernel=1)
 
@@ -82,7 +81,7 @@ class UNetNetwork(nn.Module):
             skips.append(x)
         skips.pop()
         for stage in up:
-            x = level(partial(_up, stage), x, skips.pop(), recompute=self.recompute)
+            x = level(stage, x, skips.pop(), recompute=self.recompute)
         return x
 
     def in_slabs(self, image: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
@@ -106,14 +105,6 @@ class UNetNetwork(nn.Module):
             if left > 0:
                 here = (min(left, logits.shape[2]), *image.shape[3:])
                 yield start, crop(logits, here).to(torch.float32)
-
-
-def _up(stage: Any, x: Tensor, skip: Tensor) -> Tensor:
-    first, *others = _blocks(stage)
-    x = first(x, skip)
-    for block in others:
-        x = block(x)
-    return x
 
 
 def _blocks(stage: Any) -> list[Block]:

@@ -1,4 +1,7 @@
-"""What was computed between coarse voxels added at fine ones, by `corners`, for autograd."""
+"""Values at the corners between coarse voxels, added at the fine voxels around them.
+
+By the kernels of `corners`, as an autograd function.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,25 @@ from deepatlas.kernels import empty, flat_values, in_parts, three_axes, to_rows
 _WORD = 8  # bytes that are copied at once
 
 
-def add_at_corners(corners: Tensor, fine: Tensor) -> Tensor:
-    """What corners have, added in place to the fine voxels around them; see `kernels.corners`.
+def add_at_corners(fine: Tensor, corners: Tensor) -> Tensor:
+    """`fine` with what corners have added in place; see `kernels.corners`.
 
     Parameters
     ----------
-    corners : (B, 2^d C, *(S + 1)), float32 or bfloat16 on the CPU.
-    fine : (B, C, *2S) of the same type, channels last in memory.
+    fine : (B, C, *2S), float32 or bfloat16 on the CPU, channels last in memory.
+    corners : (B, 2^d C, *(S + 1)) of the same type.
     """
-    out: Tensor = _AddAtCorners.apply(corners, fine)
+    d = fine.ndim - 2
+    shape = len(fine), 2**d * fine.shape[1], *(n // 2 + 1 for n in fine.shape[2:])
+    even = not any(n % 2 for n in fine.shape[2:])
+    if corners.shape != shape or corners.dtype != fine.dtype or not even:
+        raise ValueError(
+            f"corners {tuple(corners.shape)} of {corners.dtype} do not fit fine voxels "
+            f"{tuple(fine.shape)} of {fine.dtype}"
+        )
+    if not fine.movedim(1, -1).is_contiguous():
+        raise ValueError("fine voxels must be channels last in memory")
+    out: Tensor = _AddAtCorners.apply(fine, corners)
     return out
 
 
@@ -35,23 +48,24 @@ def _corners() -> ModuleType:
 
 
 class _AddAtCorners(torch.autograd.Function):
+    """What is changed comes first: of a view, autograd takes the first gradient for its own."""
+
     @staticmethod
-    def forward(ctx: Any, corners: Tensor, fine: Tensor) -> Tensor:
+    def forward(ctx: Any, fine: Tensor, corners: Tensor) -> Tensor:
         ctx.mark_dirty(fine)
         rows, values = to_rows(fine), flat_values(to_rows(corners))
-        assert rows.data_ptr() == fine.data_ptr()
         kernel = _corners().add_kernel(fine.dtype == torch.bfloat16)
         count = math.prod(rows.shape[:-2])
-        in_parts(kernel, count, values, flat_values(rows), *_places(rows), rows.shape[-1])
+        in_parts(kernel, count, values, flat_values(rows), *_coarse(rows), rows.shape[-1])
         return fine
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor]:
-        if not ctx.needs_input_grad[0]:
-            return None, upstream
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor | None]:
+        if not ctx.needs_input_grad[1]:
+            return upstream, None
         grad = to_rows(upstream)
-        deep, *coarse = _places(grad)
+        deep, *coarse = _coarse(grad)
         items, channels = len(grad), 4 * deep * grad.shape[-1]
         space = [n + 1 for n in coarse[-(grad.ndim - 2) :]]
         out = empty((items, *space, channels), grad.dtype)
@@ -63,10 +77,10 @@ class _AddAtCorners(torch.autograd.Function):
         words = grad.shape[-1] * grad.element_size() // size
         count = math.prod(out.shape[:-2])
         in_parts(_corners().gather, count, *values, deep, *coarse, words)
-        return out.movedim(-1, 1), upstream
+        return upstream, out.movedim(-1, 1)
 
 
-def _places(fine: Tensor) -> tuple[int, int, int, int]:
+def _coarse(fine: Tensor) -> tuple[int, int, int, int]:
     """Of rows of fine voxels: whether three axes are doubled (2) or two (1), and coarse voxels."""
     deep = fine.ndim - 3
     depth, height, width = three_axes(fine.shape[1:-1])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepatlas.kernels.upsampling import add_at_corners
+from deepatlas.kernels.adding import add_at_corners
 from deepatlas.networks.convolving import to_channels_last
 
 SHAPES = [(3, 5, 4), (1, 2, 7), (1, 1, 1), (6, 5), (1, 1)]
@@ -42,7 +42,7 @@ def test_values_and_gradient(shape: tuple[int, ...], dtype: torch.dtype, channel
     upstream = to_channels_last(torch.randn_like(wanted))
     (exact,) = torch.autograd.grad(wanted, corners, upstream)
     kept = fine.clone()
-    found = add_at_corners(corners, kept)
+    found = add_at_corners(kept, corners)
     assert found.data_ptr() == kept.data_ptr()
     assert torch.equal(found, wanted)
     (gradient,) = torch.autograd.grad(found, corners, upstream)
@@ -53,7 +53,7 @@ def test_values_and_gradient(shape: tuple[int, ...], dtype: torch.dtype, channel
 def test_the_gradient_of_what_it_is_added_to_is_that_of_the_sum() -> None:
     corners, fine = given((2, 3, 4), 4, torch.float32)
     fine.requires_grad_()
-    out = add_at_corners(corners, 1 * fine)
+    out = add_at_corners(1 * fine, corners)
     upstream = torch.randn_like(out)
     assert torch.equal(torch.autograd.grad(out, fine, upstream)[0], upstream)
 
@@ -65,7 +65,7 @@ def test_any_number_of_threads(threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        assert torch.equal(add_at_corners(corners, fine), wanted)
+        assert torch.equal(add_at_corners(fine, corners), wanted)
     finally:
         torch.set_num_threads(before)
 
@@ -77,10 +77,29 @@ def test_memory_that_begins_at_any_place() -> None:
     rows = corners.movedim(1, -1)
     moved.copy_(rows.flatten())
     somewhere = moved.view(rows.shape).movedim(-1, 1).requires_grad_()
-    out = add_at_corners(somewhere, fine)
+    out = add_at_corners(fine, somewhere)
     assert torch.equal(out, wanted)
     upstream = torch.empty(1 + math.prod(out.shape), dtype=torch.bfloat16)[1:].fill_(1)
     (gradient,) = torch.autograd.grad(
         out, somewhere, upstream.view(out.movedim(1, -1).shape).movedim(-1, 1)
     )
     assert float(gradient.sum()) == out.numel()
+
+
+@pytest.mark.parametrize(
+    ("fine", "corners", "dtype"),
+    [((1, 4, 6, 8), (1, 16, 4, 4), "float32"), ((1, 4, 6, 8), (1, 8, 4, 5), "float32"),
+     ((1, 4, 5, 8), (1, 16, 3, 5), "float32"), ((1, 4, 6, 8), (1, 16, 4, 5), "bfloat16")],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(
+    fine: tuple[int, ...], corners: tuple[int, ...], dtype: str
+) -> None:
+    values = to_channels_last(torch.zeros(fine))
+    with pytest.raises(ValueError, match="do not fit"):
+        add_at_corners(values, torch.ones(corners, dtype=getattr(torch, dtype)))
+    assert not values.any()
+
+
+def test_another_layout_is_refused() -> None:
+    with pytest.raises(ValueError, match="channels last"):
+        add_at_corners(torch.zeros(1, 4, 6, 8), torch.ones(1, 16, 4, 5))
