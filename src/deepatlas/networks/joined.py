@@ -11,7 +11,6 @@ with those that make channels for several voxels.)
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -69,21 +68,23 @@ def splits(layer: Any, x: Tensor, skip: Tensor) -> bool:
 def corner_weight(weight: Tensor) -> Tensor:
     """(O, C, 3, ...) as (2^d O, C, 2, ...): of the fine voxels around a corner by coarse voxels."""
     outputs, d = len(weight), weight.ndim - 2
-    sums = _sums(d).to(weight)  # voxels and taps, by old taps
+    sums = _SUMS[d].to(weight)  # voxels and taps, by old taps
     rows = sums @ weight.movedim(1, -1).reshape(outputs, 3**d, -1)
     rows = rows.reshape(outputs, 2**d, 2**d, -1).transpose(0, 1)
     return rows.reshape(2**d * outputs, *[2] * d, -1).movedim(-1, 1)
 
 
-@lru_cache(maxsize=2)
 def _sums(d: int) -> Tensor:
     """(2^d 2^d, 3^d) of 0 and 1."""
-    with torch.inference_mode(False):  # they take part in steps with gradients
-        axis = torch.zeros(2, 2, 3, device="cpu")  # fine voxel, tap, old tap
-        axis[0, 0, :2] = axis[0, 1, 2] = axis[1, 0, 0] = axis[1, 1, 1:] = 1
-        whole = axis
-        for _ in range(d - 1):
-            whole = torch.einsum("pat,qbu->pqabtu", whole, axis)
-            voxels, taps, old = (math.prod(whole.shape[k : k + 2]) for k in (0, 2, 4))
-            whole = whole.reshape(voxels, taps, old)
-        return whole.flatten(0, 1)
+    axis = torch.zeros(2, 2, 3, device="cpu")  # fine voxel, tap, old tap
+    axis[0, 0, :2] = axis[0, 1, 2] = axis[1, 0, 0] = axis[1, 1, 1:] = 1
+    whole = axis
+    for _ in range(d - 1):
+        whole = torch.einsum("pat,qbu->pqabtu", whole, axis)
+        voxels, taps, old = (math.prod(whole.shape[k : k + 2]) for k in (0, 2, 4))
+        whole = whole.reshape(voxels, taps, old)
+    return whole.flatten(0, 1)
+
+
+with torch.inference_mode(False):  # they take part in steps with gradients
+    _SUMS = {d: _sums(d) for d in (2, 3)}
