@@ -79,7 +79,9 @@ def test_the_count_of_a_small_input_holds_for_a_large_one(ndim: int, half: bool)
     with torch.inference_mode(), _Live() as live:
         run((1, 1, *large))
     share = cost(math.prod(large)) / max(live.history)
-    assert 0.99 < share < 1.2  # small inputs are copied once more before a normalisation
+    # Small inputs are copied once more before a normalisation; in float32, where PyTorch does not
+    # convolve them channels last, what lies at a decoder's corners is, too.
+    assert 0.99 < share < (1.2 if half else 1.4)
 
 
 def test_small_inputs_are_no_larger_than_the_grid() -> None:
